@@ -1,0 +1,8 @@
+//! Frostkeep: a threshold Schnorr signer for Bitcoin Taproot whose state is sealed under a PKCS#11 token.
+
+pub mod hash;
+pub mod ids;
+pub mod limits;
+pub mod store;
+
+pub use frostkeep_hsm as hsm;

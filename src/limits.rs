@@ -1,0 +1,52 @@
+//! Every bound, with its unit and its reason. Nothing grows without one.
+
+/// Session id, bytes. Long enough for a hex hash and a label; short enough for a log line.
+pub const SESSION_ID_BYTES_MAX: usize = 128;
+
+/// Members of one key group. FROST's cost per participant grows with n; 100 is measured, 255 bounded.
+pub const MEMBERS_MAX: usize = 255;
+
+/// Attempt numbers of one session. Bounds evidence chains and the answers a member can be asked for.
+pub const ATTEMPTS_MAX: u32 = 1_000;
+
+/// Answers of one member to one session under the `roast` policy: n - t + 1 attempts plus readmissions.
+pub const ANSWERS_MAX: usize = 512;
+
+/// One record, encoded, bytes. A certificate of a group of 255 fits; the same on write and on read.
+pub const RECORD_BYTES_MAX: usize = 1 << 20;
+
+/// Records of one batch (one seal, one transaction).
+pub const BATCH_RECORDS_MAX: usize = 4_096;
+
+/// Plaintext bytes of one batch. One record always fits.
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// Records in line. A full line refuses new rounds; freezes have slots of their own.
+pub const LINE_RECORDS_MAX: usize = 8_192;
+
+/// Bytes in line.
+pub const LINE_BYTES_MAX: usize = 64 << 20;
+
+/// Slots of the line kept for freezes.
+pub const LINE_RESERVED_FOR_FREEZES: usize = 64;
+
+/// Plaintext bytes of one snapshot chunk: one transaction between two group commits stays short.
+pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 256 << 10;
+
+/// Frames whose data keys one bundle key wraps: an opening calls the token once per bundle.
+pub const BUNDLE_FRAMES_MAX: u64 = 32_768;
+
+/// Live nonce pairs of one key group. They live in RAM only.
+pub const NONCE_PAIRS_MAX: usize = 16_384;
+
+/// Life of an unspent nonce pair, milliseconds.
+pub const NONCE_PAIR_AGE_MS_MAX: u64 = 60 * 60 * 1_000;
+
+/// Open sessions of one key group.
+pub const SESSIONS_OPEN_MAX: usize = 65_536;
+
+/// A session idle for this long is closed by a record, milliseconds. The clock stands still in an outage.
+pub const SESSION_IDLE_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
+
+/// Key groups of one node.
+pub const KEY_GROUPS_MAX: usize = 256;

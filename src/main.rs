@@ -1,0 +1,3 @@
+//! The `frostkeep` command.
+
+fn main() {}
