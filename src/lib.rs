@@ -1,8 +1,12 @@
 //! Frostkeep: a threshold Schnorr signer for Bitcoin Taproot whose state is sealed under a PKCS#11 token.
 
+pub mod cli;
 pub mod hash;
 pub mod ids;
 pub mod limits;
+pub mod manual;
+pub mod process;
+pub mod reasons;
 pub mod store;
 
 pub use frostkeep_hsm as hsm;

@@ -1,0 +1,87 @@
+//! The command: one file per verb, one way to print, one way to fail.
+//!
+//! To add a verb: a file beside this one with `pub struct Args` (clap) and `pub fn run(Args, &Output) -> Result<(), CliError>`,
+//! a `mod` line, a variant of `Verb`, and an arm of `dispatch`. A verb that is not for people carries `#[command(hide = true)]`.
+
+mod error;
+pub mod hardening;
+mod output;
+pub mod reasons;
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use error::{CliError, Exit};
+pub use output::{Colour, Output};
+
+use crate::process::Hardening;
+
+/// A threshold Schnorr signer for Bitcoin Taproot whose state is sealed under a PKCS#11 token.
+#[derive(Debug, Parser)]
+#[command(name = "frostkeep", version, after_help = Exit::TABLE, disable_help_subcommand = true)]
+struct Cli {
+    /// Print one JSON object for machines instead of text for people; errors too, on standard error.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Print the table of the stable refusal reasons.
+    Reasons(reasons::Args),
+    /// Show what the system granted of the process hardening, to a process started like this one.
+    Hardening(hardening::Args),
+}
+
+fn dispatch(verb: Verb, hardening: &Hardening, out: &Output) -> Result<(), CliError> {
+    match verb {
+        Verb::Hardening(args) => hardening::run(args, hardening, out),
+        Verb::Reasons(args) => reasons::run(args, out),
+    }
+}
+
+/// Parses `arguments` (the first is the program's name), runs the verb, prints, and gives the exit code.
+/// `hardening` is what the process was granted at its start.
+pub fn main(arguments: impl IntoIterator<Item = OsString>, hardening: &Hardening) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    // Before the parse, so that a usage error is JSON as well.
+    let json = arguments.iter().take_while(|argument| *argument != "--").any(|argument| argument == "--json");
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let out = Output::new(Box::new(std::io::stdout()), json, !plain && std::io::stdout().is_terminal());
+    let errors = Output::new(Box::new(std::io::stderr()), json, !plain && std::io::stderr().is_terminal());
+    let outcome = parse(arguments, &out).and_then(|verb| verb.map_or(Ok(()), |verb| dispatch(verb, hardening, &out)));
+    match outcome.and_then(|()| out.flush()) {
+        Ok(()) => Exit::Done.into(),
+        Err(error) => error.report(&errors).into(),
+    }
+}
+
+/// The verb; none when the arguments asked for help or the version, which is printed.
+fn parse(arguments: Vec<OsString>, out: &Output) -> Result<Option<Verb>, CliError> {
+    match Cli::try_parse_from(arguments) {
+        Ok(cli) => Ok(Some(cli.verb)),
+        Err(error) if !error.use_stderr() => {
+            let text = error.render();
+            let text = if out.is_coloured() { text.ansi().to_string() } else { text.to_string() };
+            out.line(text.trim_end()).map(|()| None)
+        }
+        Err(error) => Err(CliError::from_clap(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent_in_itself() {
+        Cli::command().debug_assert();
+    }
+}

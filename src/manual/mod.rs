@@ -1,0 +1,22 @@
+//! The manual, built with the documentation so that it cannot drift from the code that it describes.
+
+#[doc = include_str!("overview.md")]
+pub mod overview {}
+
+#[doc = include_str!("threat_model.md")]
+pub mod threat_model {}
+
+#[doc = include_str!("outage.md")]
+pub mod outage {}
+
+#[doc = include_str!("operations.md")]
+pub mod operations {}
+
+#[doc = include_str!("reasons.md")]
+pub mod reasons {}
+
+#[doc = include_str!("traps.md")]
+pub mod traps {}
+
+#[doc = include_str!("decisions.md")]
+pub mod decisions {}
