@@ -178,7 +178,7 @@ reasons! {
         "The signing package does not fit the attempt: its set, its message, or its encoding.";
     CommitmentsUnknown "commitments_unknown" Caller NewCommitments
         "The package holds commitments that this member has not outstanding; the error carries its current ones.";
-    ShareInvalid "share_invalid" Caller NewAttempt
+    SharesInvalid "shares_invalid" Caller NewAttempt
         "The shares do not make a signature; every member proved at fault is named, or nobody when the proof is missing.";
     SignatureInvalid "signature_invalid" Caller Never
         "The finished signature does not verify under the session's key and message.";
@@ -192,6 +192,8 @@ reasons! {
     // Outages and limits.
     KeyProviderUnavailable "key_provider_unavailable" Surroundings AfterOutage
         "The token cannot seal or open now; durable rounds are still served.";
+    Starting "starting" Surroundings AfterOutage
+        "The state is open, but this start is not recorded yet: durable rounds are served, fresh ones are not.";
     RoundNotDurable "round_not_durable" Surroundings AfterOutage
         "The round exists but is not durable yet; the same share is served once it is.";
     DiskFull "disk_full" Surroundings AfterOutage
@@ -223,17 +225,13 @@ reasons! {
 
     // Key generation.
     CeremonyUnknown "ceremony_unknown" Caller Never
-        "This node takes part in no ceremony with that id.";
+        "There is no such ceremony here: it was never begun, or a restart before its share was durable has voided it.";
     CeremonyConflict "ceremony_conflict" Caller Never
         "The ceremony exists with other parameters, or the sender has sent another message for this step.";
     CeremonyMessageInvalid "ceremony_message_invalid" Caller Never
         "The message is not signed by its sender, is out of step, or does not decode; the sender is named.";
-    CeremonyMemberFaulty "ceremony_member_faulty" Surroundings Never
-        "A member's contribution is proved wrong; every such member is named, and the ceremony is over.";
-    CeremonyMemberAbsent "ceremony_member_absent" Surroundings Never
-        "A member did not answer in time; the absent are named, and the ceremony is over.";
-    CeremonyVoid "ceremony_void" Surroundings Never
-        "The node restarted before its share was durable: the ceremony is over and has to be begun anew.";
+    CeremonyFailed "ceremony_failed" Surroundings Never
+        "The ceremony is over without a key; every member that was absent or at fault is named.";
     CertificateInvalid "certificate_invalid" Caller Never
         "The certificate does not carry the signatures of all members on this transcript.";
 
