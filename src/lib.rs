@@ -3,6 +3,7 @@
 pub mod hash;
 pub mod ids;
 pub mod limits;
+pub mod roast;
 pub mod store;
 
 pub use frostkeep_hsm as hsm;
