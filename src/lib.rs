@@ -4,6 +4,7 @@ pub mod bitcoin;
 pub mod hash;
 pub mod ids;
 pub mod limits;
+pub mod policy;
 pub mod roast;
 pub mod store;
 
