@@ -1,6 +1,7 @@
 //! Frostkeep: a threshold Schnorr signer for Bitcoin Taproot whose state is sealed under a PKCS#11 token.
 
 pub mod bitcoin;
+pub mod cli;
 pub mod hash;
 pub mod ids;
 pub mod limits;
