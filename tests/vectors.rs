@@ -161,7 +161,8 @@ fn signature_hashes_are_those_of_bip_341() {
     let file: WalletFile = read("bip341_wallet.json");
     let mut checked = 0;
     for spending in file.key_path_spending {
-        let prevout = |utxo: &Utxo| Prevout { value_sat: utxo.amount_sats, script: hex(&utxo.script_pub_key) };
+        let prevout =
+            |utxo: &Utxo| Prevout { value_sat: utxo.amount_sats, script: utxo.script_pub_key.parse().unwrap() };
         let prevouts: Vec<Prevout> = spending.given.utxos_spent.iter().map(prevout).collect();
         let transaction = UnsignedTransaction::from_parts(&hex(&spending.given.raw_unsigned_tx), &prevouts).unwrap();
         for InputSpending { given, intermediary } in spending.input_spending {

@@ -3,6 +3,7 @@
 use ::bitcoin::Script;
 use serde::{Deserialize, Serialize};
 
+use super::script::ScriptBytes;
 use super::transaction::{OutputKeys, TransactionId, UnsignedTransaction, output_key};
 
 /// The kinds of output scripts.
@@ -80,7 +81,7 @@ pub struct OutputFacts {
     /// Class of the script.
     pub class: ScriptClass,
     /// The script.
-    pub script: Vec<u8>,
+    pub script: ScriptBytes,
     /// Whether it pays to the key group.
     pub own: bool,
 }
@@ -133,7 +134,7 @@ impl UnsignedTransaction {
             .map(|output| OutputFacts {
                 value_sat: output.value.to_sat(),
                 class: ScriptClass::of(output.script_pubkey.as_bytes()),
-                script: output.script_pubkey.to_bytes(),
+                script: ScriptBytes::new(output.script_pubkey.to_bytes()),
                 own: is_own(output.script_pubkey.as_bytes()),
             })
             .collect();

@@ -5,9 +5,11 @@
 
 mod facts;
 mod psbt;
+mod script;
 mod transaction;
 
 pub use facts::{InputFacts, OutputFacts, ScriptClass, TransactionFacts};
+pub use script::ScriptBytes;
 pub use transaction::{
     OutputKeys, Prevout, SighashFlag, TransactionError, TransactionId, UnsignedTransaction, key_path_script,
 };

@@ -57,7 +57,10 @@ fn transaction() -> (Transaction, Vec<TxOut>) {
 fn parts(transaction: &Transaction, prevouts: &[TxOut]) -> Result<UnsignedTransaction, TransactionError> {
     let prevouts: Vec<Prevout> = prevouts
         .iter()
-        .map(|output| Prevout { value_sat: output.value.to_sat(), script: output.script_pubkey.to_bytes() })
+        .map(|output| Prevout {
+            value_sat: output.value.to_sat(),
+            script: ScriptBytes::new(output.script_pubkey.to_bytes()),
+        })
         .collect();
     UnsignedTransaction::from_parts(&consensus::serialize(transaction), &prevouts)
 }

@@ -9,6 +9,7 @@ use ::bitcoin::sighash::{Prevouts, SighashCache};
 use ::bitcoin::{Amount, ScriptBuf, TapSighashType, Transaction, TxOut, consensus};
 use serde::{Deserialize, Serialize};
 
+use super::script::ScriptBytes;
 use crate::hash::Framed;
 use crate::ids::{IdError, Message, from_hex, to_hex};
 use crate::limits::{
@@ -62,7 +63,7 @@ pub struct Prevout {
     /// Its value, satoshi.
     pub value_sat: u64,
     /// Its script.
-    pub script: Vec<u8>,
+    pub script: ScriptBytes,
 }
 
 /// The x-only output keys of a key group: its verifying key tweaked with each root in use (BIP-341 `Q`).
@@ -294,7 +295,7 @@ impl UnsignedTransaction {
             .iter()
             .map(|prevout| TxOut {
                 value: Amount::from_sat(prevout.value_sat),
-                script_pubkey: ScriptBuf::from_bytes(prevout.script.clone()),
+                script_pubkey: ScriptBuf::from_bytes(prevout.script.as_bytes().to_vec()),
             })
             .collect();
         Self::check(transaction, prevouts)
@@ -350,8 +351,10 @@ impl UnsignedTransaction {
 
     /// What the inputs spend, in their order.
     pub fn prevouts(&self) -> Vec<Prevout> {
-        let prevout =
-            |output: &TxOut| Prevout { value_sat: output.value.to_sat(), script: output.script_pubkey.to_bytes() };
+        let prevout = |output: &TxOut| Prevout {
+            value_sat: output.value.to_sat(),
+            script: ScriptBytes::new(output.script_pubkey.to_bytes()),
+        };
         self.prevouts.iter().map(prevout).collect()
     }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::bitcoin::ScriptClass;
+use crate::bitcoin::{ScriptBytes, ScriptClass};
 use crate::hash::Framed;
 use crate::limits::{
     POLICY_BYTES_MAX, POLICY_DESTINATIONS_MAX, POLICY_RATES_MAX, POLICY_WINDOW_S_MAX, SCRIPT_BYTES_MAX,
@@ -32,7 +32,7 @@ pub enum Destinations {
     /// Anywhere.
     Any,
     /// To these scripts only.
-    Only(BTreeSet<Vec<u8>>),
+    Only(BTreeSet<ScriptBytes>),
 }
 
 /// What may leave in any window of this length.
@@ -83,7 +83,7 @@ pub struct Tightening {
     /// A lower cap of the fee rate, satoshi per 1000 virtual bytes.
     pub feerate_sat_per_kvb_max: Option<u64>,
     /// Only these destinations of those allowed.
-    pub destinations: Option<BTreeSet<Vec<u8>>>,
+    pub destinations: Option<BTreeSet<ScriptBytes>>,
     /// More rate limits.
     pub rates: BTreeSet<Rate>,
     /// Refuses messages that are no signature hash, whatever the policy says.
@@ -236,11 +236,11 @@ impl SigningPolicy {
     }
 }
 
-fn check_destinations(scripts: &BTreeSet<Vec<u8>>) -> Result<(), PolicyError> {
+fn check_destinations(scripts: &BTreeSet<ScriptBytes>) -> Result<(), PolicyError> {
     if scripts.len() > POLICY_DESTINATIONS_MAX {
         return Err(PolicyError::TooManyDestinations { found: scripts.len() });
     }
-    match scripts.iter().map(Vec::len).find(|&length| length > SCRIPT_BYTES_MAX) {
+    match scripts.iter().map(|script| script.as_bytes().len()).find(|&length| length > SCRIPT_BYTES_MAX) {
         Some(found) => Err(PolicyError::DestinationTooLong { found }),
         None => Ok(()),
     }

@@ -9,6 +9,10 @@ use crate::limits::POLICY_CHARGES_MAX;
 
 const DAY_S: u64 = 24 * 60 * 60;
 
+fn script(bytes: &[u8]) -> ScriptBytes {
+    ScriptBytes::new(bytes.to_vec())
+}
+
 fn id(number: u32) -> TransactionId {
     let mut bytes = [0; 32];
     bytes[..4].copy_from_slice(&number.to_be_bytes());
@@ -16,8 +20,8 @@ fn id(number: u32) -> TransactionId {
 }
 
 fn facts(number: u32, paid_sat: u64, fee_sat: u64) -> TransactionFacts {
-    let own = OutputFacts { value_sat: 9_000_000_000, class: ScriptClass::P2tr, script: vec![1], own: true };
-    let other = OutputFacts { value_sat: paid_sat, class: ScriptClass::P2wpkh, script: vec![2], own: false };
+    let own = OutputFacts { value_sat: 9_000_000_000, class: ScriptClass::P2tr, script: script(&[1]), own: true };
+    let other = OutputFacts { value_sat: paid_sat, class: ScriptClass::P2wpkh, script: script(&[2]), own: false };
     TransactionFacts {
         id: id(number),
         inputs: vec![InputFacts { value_sat: 9_000_000_000 + paid_sat + fee_sat, class: ScriptClass::P2tr, own: true }],
@@ -53,7 +57,7 @@ fn each_limit_refuses_one_above_it_and_names_value_and_limit() {
         value_sat_max: 1_000,
         fee_sat_max: 200,
         feerate_sat_per_kvb_max: 800,
-        destinations: Destinations::Only(BTreeSet::from([vec![2]])),
+        destinations: Destinations::Only(BTreeSet::from([script(&[2])])),
         ..SigningPolicy::standard()
     };
     let check = |facts: &TransactionFacts| policy.check_transaction(facts);
@@ -63,7 +67,7 @@ fn each_limit_refuses_one_above_it_and_names_value_and_limit() {
     let light = TransactionFacts { weight_wu: 999, ..facts(1, 0, 200) };
     assert_eq!(check(&light), Err(PolicyRefusal::Feerate { feerate_sat_per_kvb: 801, limit_sat_per_kvb: 800 }));
     let mut elsewhere = facts(1, 7, 0);
-    elsewhere.outputs[1].script = vec![3];
+    elsewhere.outputs[1].script = script(&[3]);
     assert_eq!(check(&elsewhere), Err(PolicyRefusal::Destination { output: 1, value_sat: 7, allowed: 1 }));
     let mut burned = facts(1, 7, 0);
     burned.outputs[1].class = ScriptClass::OpReturn;
@@ -171,11 +175,11 @@ fn policies_out_of_bounds_are_refused_by_name() {
     let by = Tightening { rates, ..Tightening::default() };
     assert_eq!(standard().tighten(&by), Err(PolicyError::TooManyRates { found: POLICY_RATES_MAX + 1 }));
     let only = |scripts| SigningPolicy { destinations: Destinations::Only(scripts), ..standard() };
-    let long = only(BTreeSet::from([vec![0; SCRIPT_BYTES_MAX + 1]]));
+    let long = only(BTreeSet::from([script(&[0; SCRIPT_BYTES_MAX + 1])]));
     assert_eq!(long.encode(), Err(PolicyError::DestinationTooLong { found: SCRIPT_BYTES_MAX + 1 }));
-    let many = (0..=POLICY_DESTINATIONS_MAX as u32).map(|number| number.to_be_bytes().to_vec()).collect();
+    let many = (0..=POLICY_DESTINATIONS_MAX as u32).map(|number| script(&number.to_be_bytes())).collect();
     assert_eq!(only(many).encode(), Err(PolicyError::TooManyDestinations { found: POLICY_DESTINATIONS_MAX + 1 }));
-    let big = (0..100u8).map(|number| vec![number; 5_000]).collect();
+    let big = (0..100u8).map(|number| script(&[number; 5_000])).collect();
     assert!(matches!(only(big).encode(), Err(PolicyError::TooLong { .. })));
     assert_eq!(
         SigningPolicy::decode(&vec![0; POLICY_BYTES_MAX + 1]),
@@ -186,9 +190,11 @@ fn policies_out_of_bounds_are_refused_by_name() {
 #[test]
 fn a_configuration_file_cannot_name_what_it_cannot_tighten() {
     assert!(serde_json::from_str::<Tightening>(r#"{"danger_sign_any_message": true}"#).is_err());
-    let by: Tightening = serde_json::from_str(r#"{"value_sat_max": 5, "script_classes": ["p2tr"]}"#).unwrap();
+    let by: Tightening =
+        serde_json::from_str(r#"{"value_sat_max": 5, "script_classes": ["p2tr"], "destinations": ["5120"]}"#).unwrap();
     let tight = SigningPolicy::standard().tighten(&by).unwrap();
     assert_eq!((tight.value_sat_max, tight.script_classes), (5, BTreeSet::from([ScriptClass::P2tr])));
+    assert_eq!(tight.destinations, Destinations::Only(BTreeSet::from([script(&[0x51, 0x20])])));
 }
 
 #[test]
@@ -215,8 +221,8 @@ fn classes() -> impl Strategy<Value = BTreeSet<ScriptClass>> {
     )
 }
 
-fn scripts() -> impl Strategy<Value = BTreeSet<Vec<u8>>> {
-    btree_set(vec(0u8..4, 1), 0..4)
+fn scripts() -> impl Strategy<Value = BTreeSet<ScriptBytes>> {
+    btree_set((0u8..4).prop_map(|byte| script(&[byte])), 0..4)
 }
 
 fn rates() -> impl Strategy<Value = BTreeSet<Rate>> {

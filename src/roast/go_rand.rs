@@ -84,8 +84,11 @@ impl GoRand {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
+    use crate::hash::sha256;
+    use crate::ids::to_hex;
 
     #[test]
     fn the_first_draws_are_those_of_go_at_the_edges_of_the_seed_too() {
@@ -101,6 +104,34 @@ mod tests {
             let mut generator = GoRand::new(seed);
             let drawn = [(); 3].map(|()| generator.next_u64() & (u64::MAX >> 1));
             assert_eq!(drawn, expected, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn shuffles_of_255_are_those_of_an_independent_implementation() {
+        for (seed, expected) in [
+            (0, "38e24cc2e197acedb3fb5a81d6b135d3105d621d4eb6bf2e373fa22675169bce"),
+            (-1, "41a68e5f6212ed55dbcde53b98db960c4df45f6563d4baf99a5a8ef601d82234"),
+            (7, "c3265fbb7ac4bfb9c96ac3323a97a7a5074b289b150b27204880d92f7742f22f"),
+            (i64::MIN, "cb45d286c82aae8180bf1f7ff0e56dd585364e75ed15c3730d167ac9f8ae1952"),
+            (i64::MAX, "a40f9f0329960b8716f5f6a598c62b842cd95185cdc778635c212da2180b08b3"),
+        ] {
+            let mut members: Vec<u16> = (1..=255).collect();
+            GoRand::new(seed).shuffle(&mut members);
+            let bytes: Vec<u8> = members.iter().flat_map(|member| member.to_be_bytes()).collect();
+            assert_eq!(to_hex(&sha256(&bytes)), expected, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn a_bounded_draw_rejects_what_would_bias_it() {
+        // A bound of 3e9 rejects three draws in ten: two for the first seed, one for the second, in six numbers.
+        for (seed, expected) in [
+            (3, [2_825_881_675, 2_304_411_283, 2_680_599_378, 657_214_940, 1_282_900_454, 1_523_058_186]),
+            (5, [2_411_534_487, 1_558_857_741, 2_938_156_699, 1_438_117_195, 2_100_801_466, 1_406_825_733]),
+        ] {
+            let mut generator = GoRand::new(seed);
+            assert_eq!([(); 6].map(|()| generator.below(3_000_000_000)), expected, "seed {seed}");
         }
     }
 

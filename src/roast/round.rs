@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn every_component_of_a_round_changes_its_id_and_its_fingerprint() {
+    fn trap_17_every_component_of_a_round_and_the_root_too_changes_its_id_and_its_fingerprint() {
         let (group, other_group) = (key_group(2), key_group(3));
         let (session, other_session) = (SessionId::new("a").unwrap(), SessionId::new("b").unwrap());
         let (message, other_message) = (Message::new([1; 32]), Message::new([2; 32]));

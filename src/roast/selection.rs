@@ -45,8 +45,9 @@ pub fn coordinator(session_seed: i64, attempt_index: u32, members: &[u16]) -> Op
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn a_message_with_more_than_32_significant_bytes_is_refused() {
