@@ -116,6 +116,10 @@ impl TransactionFacts {
 
 impl UnsignedTransaction {
     /// The facts, where `own` are the output keys of the key group.
+    ///
+    /// # Security
+    /// An output to an own key counts as not paid out. A caller who may choose roots could choose a script tree that others
+    /// can spend: only roots that the key group itself uses belong into `own` for outputs.
     pub fn facts(&self, own: &OutputKeys) -> TransactionFacts {
         let is_own = |script: &[u8]| output_key(script).is_some_and(|key| own.contains(&key));
         let inputs: Vec<InputFacts> = self

@@ -262,7 +262,7 @@ pub enum TransactionError {
 impl TransactionError {
     /// The stable reason of a refusal.
     pub fn reason(&self) -> &'static str {
-        "transaction_invalid"
+        "invalid_request"
     }
 }
 

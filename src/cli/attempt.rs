@@ -36,9 +36,6 @@ pub struct DeriveArgs {
     /// Included members, separated by commas, in any order
     #[arg(long, value_name = "M,M", value_delimiter = ',', required = true)]
     included: Vec<u16>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
 }
 
 /// The output: the names of the fields are those of RFC-21 where it has one.
@@ -57,18 +54,18 @@ struct Derived {
     attempt_id: String,
 }
 
-/// Runs a verb of `frostkeep attempt` and returns what it prints, with a line feed at its end.
+/// Runs a verb of `frostkeep attempt` and returns what it prints, as JSON or as text, with a line feed at its end.
 ///
 /// # Errors
 /// [`ContextError`] when there is no such attempt.
-pub fn run(command: &AttemptCommand) -> Result<String, ContextError> {
+pub fn run(command: &AttemptCommand, json: bool) -> Result<String, ContextError> {
     match command {
-        AttemptCommand::Derive(args) => derive(args),
+        AttemptCommand::Derive(args) => derive(args, json),
     }
 }
 
-fn derive(args: &DeriveArgs) -> Result<String, ContextError> {
-    let DeriveArgs { key_group, session, message, threshold, number, included, json } = args;
+fn derive(args: &DeriveArgs, json: bool) -> Result<String, ContextError> {
+    let DeriveArgs { key_group, session, message, threshold, number, included } = args;
     let binding = AttemptBinding { key_group, session, message, threshold: *threshold };
     let context = AttemptContext::derive(&binding, *number, included)?;
     let seed = session_seed(&key_group.to_string(), session.as_str(), message.as_bytes())
@@ -87,7 +84,7 @@ fn derive(args: &DeriveArgs) -> Result<String, ContextError> {
         included_participants_fingerprint: to_hex(context.included_fingerprint()),
         attempt_id: context.id().to_string(),
     };
-    Ok(if *json { render_json(&derived) } else { render_text(&derived) })
+    Ok(if json { render_json(&derived) } else { render_text(&derived) })
 }
 
 fn render_json(derived: &Derived) -> String {
@@ -136,20 +133,20 @@ mod tests {
         Program::try_parse_from(words).map(|program| program.command)
     }
 
-    fn output(more: &str) -> String {
-        run(&parse(more).unwrap()).unwrap()
+    fn output(more: &str, json: bool) -> String {
+        run(&parse(more).unwrap(), json).unwrap()
     }
 
     #[test]
     fn json_and_text_name_the_coordinator_of_the_vector_whatever_the_order_of_members() {
         for (number, coordinator) in [(1, 3), (2, 4), (6, 5)] {
-            let json = output(&format!("--number {number} --included 5,3,1,2,4 --json"));
+            let json = output(&format!("--number {number} --included 5,3,1,2,4"), true);
             let fields: serde_json::Value = serde_json::from_str(&json).unwrap();
             assert_eq!(fields["coordinator_identifier"], coordinator);
             assert_eq!(fields["attempt_number"], number);
             assert_eq!(fields["shuffle_seed"], "-2028522963755751589");
             assert_eq!(fields["included_participants"], serde_json::json!([1, 2, 3, 4, 5]));
-            let text = output(&format!("--number {number} --included 1,2,3,4,5"));
+            let text = output(&format!("--number {number} --included 1,2,3,4,5"), false);
             assert!(text.contains(&format!("coordinator           {coordinator}\n")), "{text}");
             for value in fields.as_object().unwrap().values().filter_map(|value| value.as_str()) {
                 assert!(text.contains(&format!("{value}\n")), "{value} is missing in {text}");
@@ -166,7 +163,7 @@ mod tests {
             ("--number 1 --included 1,2", "attempt_context_invalid"),
             ("--number 4000000000 --included 1,2,3", "attempt_exhausted"),
         ] {
-            assert_eq!(run(&parse(more).unwrap()).unwrap_err().reason(), reason, "{more}");
+            assert_eq!(run(&parse(more).unwrap(), false).unwrap_err().reason(), reason, "{more}");
         }
     }
 

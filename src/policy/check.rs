@@ -92,7 +92,15 @@ impl PolicyRefusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::ChargesFull => "capacity_exceeded",
-            _ => "policy_refused",
+            Self::MessageNotApproved => "message_not_approved",
+            Self::NothingOwn { .. }
+            | Self::ScriptClass { .. }
+            | Self::Destination { .. }
+            | Self::Value { .. }
+            | Self::Fee { .. }
+            | Self::Feerate { .. }
+            | Self::RateValue { .. }
+            | Self::RateTransactions { .. } => "policy_denied",
         }
     }
 }
