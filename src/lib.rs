@@ -1,5 +1,6 @@
 //! Frostkeep: a threshold Schnorr signer for Bitcoin Taproot whose state is sealed under a PKCS#11 token.
 
+pub mod bitcoin;
 pub mod cli;
 pub mod hash;
 pub mod ids;
@@ -7,6 +8,8 @@ pub mod limits;
 pub mod manual;
 pub mod process;
 pub mod reasons;
+pub mod policy;
+pub mod roast;
 pub mod store;
 
 pub use frostkeep_hsm as hsm;

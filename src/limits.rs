@@ -50,3 +50,39 @@ pub const SESSION_IDLE_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 
 /// Key groups of one node.
 pub const KEY_GROUPS_MAX: usize = 256;
+
+/// Steps of one chain of evidence: attempts that a node may have missed and still be led through in one request.
+pub const EVIDENCE_STEPS_MAX: usize = 64;
+
+/// A signing package, encoded, bytes: 39 and 103 for each of [`MEMBERS_MAX`] commitments, measured.
+pub const SIGNING_PACKAGE_BYTES_MAX: usize = 39 + 103 * MEMBERS_MAX;
+
+/// A transaction without its witness, bytes: what relays of the network accept (400 000 weight units).
+pub const TRANSACTION_BYTES_MAX: usize = 100_000;
+
+/// Inputs of one transaction; each brings a prevout and at most one session.
+pub const TRANSACTION_INPUTS_MAX: usize = 1_024;
+
+/// Outputs of one transaction.
+pub const TRANSACTION_OUTPUTS_MAX: usize = 3_072;
+
+/// Bytes of one script, the consensus limit.
+pub const SCRIPT_BYTES_MAX: usize = 10_000;
+
+/// A PSBT, binary, bytes. Previous transactions ride along in it.
+pub const PSBT_BYTES_MAX: usize = 2 << 20;
+
+/// A signing policy, encoded, bytes. It fits a record beside what else a record holds.
+pub const POLICY_BYTES_MAX: usize = 256 << 10;
+
+/// Destinations on a policy's list.
+pub const POLICY_DESTINATIONS_MAX: usize = 4_096;
+
+/// Rate limits of one policy.
+pub const POLICY_RATES_MAX: usize = 8;
+
+/// The longest window of a rate limit, seconds (31 days): approvals older than that are not needed to apply one.
+pub const POLICY_WINDOW_S_MAX: u64 = 31 * 24 * 60 * 60;
+
+/// Charges that count at one time. A full list refuses new transactions; it never forgets one that still counts.
+pub const POLICY_CHARGES_MAX: usize = 65_536;

@@ -4,6 +4,7 @@
 //! a `mod` line, a variant of `Verb`, and an arm of `dispatch`. A verb that is not for people carries `#[command(hide = true)]`.
 
 mod error;
+pub mod attempt;
 pub mod hardening;
 mod output;
 pub mod reasons;
