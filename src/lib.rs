@@ -1,5 +1,6 @@
 //! Frostkeep: a threshold Schnorr signer for Bitcoin Taproot whose state is sealed under a PKCS#11 token.
 
+pub mod frost;
 pub mod hash;
 pub mod ids;
 pub mod limits;
