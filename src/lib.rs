@@ -2,7 +2,9 @@
 
 pub mod frost;
 pub mod hash;
+pub mod identity;
 pub mod ids;
+pub mod keygen;
 pub mod limits;
 pub mod store;
 

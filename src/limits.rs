@@ -50,3 +50,6 @@ pub const SESSION_IDLE_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 
 /// Key groups of one node.
 pub const KEY_GROUPS_MAX: usize = 256;
+
+/// One message of a key generation, bytes: 255 envelopes of 82 bytes, or 255 coefficients of 33, and what names them.
+pub const KEYGEN_MESSAGE_BYTES_MAX: usize = 32 << 10;
