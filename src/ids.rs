@@ -234,6 +234,24 @@ bytes_id!(
     CeremonyId, 16, "ceremony id"
 );
 
+/// How attempts of a session advance (design of the `roast` module): chosen at key generation, never changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum AttemptPolicy {
+    /// One active attempt; the next needs evidence against it (RFC-21).
+    Evidence,
+    /// Any attempt that a member has not answered yet (ROAST, Ruffing et al. 2022).
+    Roast,
+}
+
+impl fmt::Display for AttemptPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Evidence => "evidence",
+            Self::Roast => "roast",
+        })
+    }
+}
+
 /// The 33-byte compressed SEC1 encoding of a group verifying key (the BIP-341 *internal* key with its parity).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyGroupId([u8; 33]);

@@ -2,8 +2,11 @@
 
 pub mod bitcoin;
 pub mod cli;
+pub mod frost;
 pub mod hash;
+pub mod identity;
 pub mod ids;
+pub mod keygen;
 pub mod limits;
 pub mod manual;
 pub mod process;
