@@ -68,22 +68,12 @@ impl AnchorKeeper {
         let supported = found != AnchorRead::Unsupported;
         let held = confirmed.map_or(0, |value| value.position);
         let intended = noted.filter(|value| supported && value.position > held);
-        Self {
-            strength,
-            supported,
-            confirmed,
-            intended,
-            connection,
-        }
+        Self { strength, supported, confirmed, intended, connection }
     }
 
     /// The strength in force.
     pub(in crate::store) fn strength(&self) -> Strength {
-        if self.supported {
-            self.strength
-        } else {
-            Strength::Off
-        }
+        if self.supported { self.strength } else { Strength::Off }
     }
 
     /// Whether an update was asked for and is not confirmed. It is tried again with the same value, and no other is

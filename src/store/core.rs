@@ -78,22 +78,12 @@ pub(in crate::store) struct Core {
 impl Core {
     /// The head row for `head`, sealed under `bundle`.
     pub(in crate::store) fn sealed_head(&mut self, head: &Head, bundle: &BundleKey) -> Vec<u8> {
-        head_row(
-            &self.store,
-            head,
-            &bundle.key,
-            &mut *self.environment.entropy,
-        )
+        head_row(&self.store, head, &bundle.key, &mut *self.environment.entropy)
     }
 
     /// The same for a head of the current bundle.
     pub(in crate::store) fn resealed_head(&mut self, head: &Head) -> Vec<u8> {
-        head_row(
-            &self.store,
-            head,
-            &self.bundle.key,
-            &mut *self.environment.entropy,
-        )
+        head_row(&self.store, head, &self.bundle.key, &mut *self.environment.entropy)
     }
 
     /// The anchors of `head` with what is known of ours.
@@ -105,21 +95,12 @@ impl Core {
     ) {
         head.anchors.retain(|note| note.key != self.anchor_key);
         if confirmed.is_some() || intended.is_some() {
-            head.anchors.push(AnchorNote {
-                key: self.anchor_key,
-                confirmed,
-                intended,
-            });
+            head.anchors.push(AnchorNote { key: self.anchor_key, confirmed, intended });
         }
     }
 
     /// The anchor value that stands for a head.
     pub(in crate::store) fn anchor_value(&self, head: &Head) -> AnchorValue {
-        AnchorValue {
-            store: self.store,
-            epoch: head.epoch,
-            position: head.last,
-            head: head.chain,
-        }
+        AnchorValue { store: self.store, epoch: head.epoch, position: head.last, head: head.chain }
     }
 }

@@ -12,9 +12,7 @@ use super::files::{self, DirectoryLock, LockError};
 use super::frame::genesis;
 use super::frames::{Genesis, RedbFrames};
 use super::recovery::{CONTAINER, LOCK, file_backend};
-use super::rows::{
-    Head, KeyRow, KeyState, RowKind, head_row, key_row, keys_digest, meta_row, wraps_row,
-};
+use super::rows::{Head, KeyRow, KeyState, RowKind, head_row, key_row, keys_digest, meta_row, wraps_row};
 use super::seal::{OBJECT_BUNDLE, fresh_key};
 use crate::ids::to_hex;
 use crate::limits::STORE_KEYS_MAX;
@@ -67,9 +65,7 @@ pub fn create(
     environment: &mut Environment,
 ) -> Result<[u8; 16], CreateError> {
     let path = state.join(CONTAINER);
-    let io = |error: io::Error| CreateError::Io {
-        what: format!("{}: {error}", path.display()),
-    };
+    let io = |error: io::Error| CreateError::Io { what: format!("{}: {error}", path.display()) };
     files::ensure_directory(state).map_err(io)?;
     let lock_path = state.join(LOCK);
     let _lock = match DirectoryLock::take(&lock_path) {
@@ -82,9 +78,7 @@ pub fn create(
     }
     let temporary = state.join(format!(".{CONTAINER}.new"));
     let file = files::fresh_temporary(&temporary).map_err(io)?;
-    let backend = file_backend(file).map_err(|error| CreateError::Io {
-        what: error.to_string(),
-    })?;
+    let backend = file_backend(file).map_err(|error| CreateError::Io { what: error.to_string() })?;
     let store = create_over(backend, provider, environment)?;
     files::publish(&temporary, &path).map_err(io)?;
     Ok(store)
@@ -104,58 +98,29 @@ pub fn create_over(
     if descriptors.is_empty() {
         return Err(match provider.health().outage {
             Some(outage) => CreateError::Outage(outage),
-            None => CreateError::Provider {
-                what: "it names no key that seals".into(),
-            },
+            None => CreateError::Provider { what: "it names no key that seals".into() },
         });
     }
     if descriptors.len() > STORE_KEYS_MAX {
         return Err(CreateError::Provider {
-            what: format!(
-                "{} keys: at most {STORE_KEYS_MAX} are allowed",
-                descriptors.len()
-            ),
+            what: format!("{} keys: at most {STORE_KEYS_MAX} are allowed", descriptors.len()),
         });
     }
     // A token keeps one anchor: taking it over would make the other store look as if it had lost its own.
-    if let AnchorRead::Value(value) = provider
-        .anchor_read()
-        .map_err(|error| CreateError::Outage(error.0))?
-    {
-        return Err(CreateError::AnchorHeld {
-            store: to_hex(&value.store),
-        });
+    if let AnchorRead::Value(value) = provider.anchor_read().map_err(|error| CreateError::Outage(error.0))? {
+        return Err(CreateError::AnchorHeld { store: to_hex(&value.store) });
     }
     let mut store = [0u8; 16];
     environment.entropy.fill_bytes(&mut store);
     let keys: Vec<(u64, Vec<u8>)> = (1..)
         .zip(descriptors)
-        .map(|(number, descriptor)| {
-            (
-                number,
-                key_row(
-                    number,
-                    &KeyRow {
-                        state: KeyState::Active,
-                        descriptor,
-                    },
-                ),
-            )
-        })
+        .map(|(number, descriptor)| (number, key_row(number, &KeyRow { state: KeyState::Active, descriptor })))
         .collect();
     let bundle = fresh_key(&mut *environment.entropy);
-    let object = SealedObject {
-        store,
-        kind: OBJECT_BUNDLE,
-        id: 1,
-    };
-    let wraps = provider
-        .wrap(&object, &bundle)
-        .map_err(|error| CreateError::Outage(error.0))?;
-    let wraps =
-        wraps_row(RowKind::BundleWraps, 1, &wraps).map_err(|error| CreateError::Provider {
-            what: error.to_string(),
-        })?;
+    let object = SealedObject { store, kind: OBJECT_BUNDLE, id: 1 };
+    let wraps = provider.wrap(&object, &bundle).map_err(|error| CreateError::Outage(error.0))?;
+    let wraps = wraps_row(RowKind::BundleWraps, 1, &wraps)
+        .map_err(|error| CreateError::Provider { what: error.to_string() })?;
     let head = Head {
         epoch: 0,
         last: 0,
@@ -172,8 +137,6 @@ pub fn create_over(
         bundle: (1, &wraps),
         head: &head_row(&store, &head, &bundle, &mut *environment.entropy),
     };
-    RedbFrames::create(backend, &rows).map_err(|error| CreateError::Io {
-        what: error.to_string(),
-    })?;
+    RedbFrames::create(backend, &rows).map_err(|error| CreateError::Io { what: error.to_string() })?;
     Ok(store)
 }

@@ -42,9 +42,7 @@ pub enum DenyError {
         what: String,
     },
     /// The reason is too long or holds control characters.
-    #[error(
-        "reason of {found} bytes: at most {DENY_REASON_BYTES_MAX} without control characters are allowed"
-    )]
+    #[error("reason of {found} bytes: at most {DENY_REASON_BYTES_MAX} without control characters are allowed")]
     Reason {
         /// Bytes found.
         found: usize,
@@ -80,10 +78,7 @@ impl DenyFiles {
         let directory = state.join("deny");
         match files::ensure_directory(&directory) {
             Ok(()) => Ok(Self { directory }),
-            Err(source) => Err(DenyError::Io {
-                path: directory,
-                source,
-            }),
+            Err(source) => Err(DenyError::Io { path: directory, source }),
         }
     }
 
@@ -92,12 +87,8 @@ impl DenyFiles {
     /// # Errors
     /// [`DenyError::Reason`], [`DenyError::Full`], [`DenyError::Io`]; the freeze is then not durable.
     pub fn write(&self, denial: &Denial) -> Result<(), DenyError> {
-        if denial.reason.len() > DENY_REASON_BYTES_MAX
-            || denial.reason.chars().any(char::is_control)
-        {
-            return Err(DenyError::Reason {
-                found: denial.reason.len(),
-            });
+        if denial.reason.len() > DENY_REASON_BYTES_MAX || denial.reason.chars().any(char::is_control) {
+            return Err(DenyError::Reason { found: denial.reason.len() });
         }
         let found = self.names()?.len();
         if found >= DENY_FILES_MAX {
@@ -105,12 +96,8 @@ impl DenyFiles {
         }
         let name = file_name(&denial.key_group, &denial.freeze);
         let temporary = self.directory.join(format!(".{name}"));
-        files::write_whole(
-            &temporary,
-            &self.directory.join(name),
-            text(denial).as_bytes(),
-        )
-        .map_err(|source| self.io(source))
+        files::write_whole(&temporary, &self.directory.join(name), text(denial).as_bytes())
+            .map_err(|source| self.io(source))
     }
 
     /// All freezes on disk.
@@ -118,10 +105,7 @@ impl DenyFiles {
     /// # Errors
     /// [`DenyError::Unreadable`] for the first file that is not one of ours, whole: the caller freezes every key group.
     pub fn list(&self) -> Result<Vec<Denial>, DenyError> {
-        self.names()?
-            .into_iter()
-            .map(|name| self.read(&name))
-            .collect()
+        self.names()?.into_iter().map(|name| self.read(&name)).collect()
     }
 
     /// Removes the files of these freezes, and syncs. Only after the record that lifts them is durable.
@@ -140,10 +124,7 @@ impl DenyFiles {
     }
 
     fn io(&self, source: io::Error) -> DenyError {
-        DenyError::Io {
-            path: self.directory.clone(),
-            source,
-        }
+        DenyError::Io { path: self.directory.clone(), source }
     }
 
     fn names(&self) -> Result<Vec<String>, DenyError> {
@@ -160,14 +141,9 @@ impl DenyFiles {
     }
 
     fn read(&self, name: &str) -> Result<Denial, DenyError> {
-        let unreadable = |what: String| DenyError::Unreadable {
-            file: name.into(),
-            what,
-        };
+        let unreadable = |what: String| DenyError::Unreadable { file: name.into(), what };
         let path = self.directory.join(name);
-        let metadata = path
-            .metadata()
-            .map_err(|error| unreadable(error.to_string()))?;
+        let metadata = path.metadata().map_err(|error| unreadable(error.to_string()))?;
         if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
             return Err(unreadable("not a file of ours".into()));
         }
@@ -185,15 +161,8 @@ fn file_name(key_group: &KeyGroupId, freeze: &FreezeId) -> String {
 }
 
 fn text(denial: &Denial) -> String {
-    let Denial {
-        key_group,
-        freeze,
-        since_unix,
-        reason,
-    } = denial;
-    let body = format!(
-        "{TITLE}\nkey_group {key_group}\nfreeze {freeze}\nsince_unix {since_unix}\nreason {reason}\n"
-    );
+    let Denial { key_group, freeze, since_unix, reason } = denial;
+    let body = format!("{TITLE}\nkey_group {key_group}\nfreeze {freeze}\nsince_unix {since_unix}\nreason {reason}\n");
     let sum = to_hex(&sha256(body.as_bytes()));
     format!("{body}sha256 {sum}\n")
 }
@@ -239,9 +208,7 @@ mod tests {
         files.write(&denial(2)).unwrap();
         let files = DenyFiles::open(state.path()).unwrap();
         assert_eq!(files.list().unwrap(), [denial(1), denial(2)]);
-        files
-            .remove(&[FreezeId::new([1; 16]), FreezeId::new([9; 16])])
-            .unwrap();
+        files.remove(&[FreezeId::new([1; 16]), FreezeId::new([9; 16])]).unwrap();
         assert_eq!(files.list().unwrap(), [denial(2)]);
     }
 
@@ -274,18 +241,9 @@ mod tests {
     fn a_reason_that_could_forge_a_line_is_refused() {
         let state = tempfile::tempdir().unwrap();
         let files = DenyFiles::open(state.path()).unwrap();
-        for reason in [
-            "a\nsha256 00".to_string(),
-            "x".repeat(DENY_REASON_BYTES_MAX + 1),
-        ] {
-            let denial = Denial {
-                reason,
-                ..denial(1)
-            };
-            assert!(matches!(
-                files.write(&denial),
-                Err(DenyError::Reason { .. })
-            ));
+        for reason in ["a\nsha256 00".to_string(), "x".repeat(DENY_REASON_BYTES_MAX + 1)] {
+            let denial = Denial { reason, ..denial(1) };
+            assert!(matches!(files.write(&denial), Err(DenyError::Reason { .. })));
         }
     }
 }

@@ -48,12 +48,7 @@ pub(in crate::store) fn fresh_temporary(path: &Path) -> io::Result<File> {
     if is_taken(path)? {
         unlink(path)?;
     }
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
 }
 
 /// An existing file for reading and writing; nothing is created.
@@ -62,20 +57,14 @@ pub(in crate::store) fn open_existing(path: &Path) -> io::Result<File> {
 }
 
 /// Gives a synced temporary file its name.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the one place: both directories are synced here"
-)]
+#[allow(clippy::disallowed_methods, reason = "the one place: both directories are synced here")]
 pub(in crate::store) fn publish(temporary: &Path, name: &Path) -> io::Result<()> {
     File::open(temporary)?.sync_all()?;
     std::fs::rename(temporary, name)?;
     sync_directory(parent(name))
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the one place: callers sync the directory"
-)]
+#[allow(clippy::disallowed_methods, reason = "the one place: callers sync the directory")]
 fn unlink(path: &Path) -> io::Result<()> {
     std::fs::remove_file(path)
 }
@@ -141,8 +130,6 @@ impl VolumeSpace {
 impl FreeSpace for VolumeSpace {
     fn free_bytes(&self) -> io::Result<u64> {
         let volume = nix::sys::statvfs::statvfs(&self.0)?;
-        Ok(volume
-            .blocks_available()
-            .saturating_mul(volume.fragment_size()))
+        Ok(volume.blocks_available().saturating_mul(volume.fragment_size()))
     }
 }

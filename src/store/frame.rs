@@ -81,9 +81,7 @@ pub(in crate::store) struct Header {
 
 /// The chain hash before the first frame.
 pub(in crate::store) fn genesis(store: &[u8; 16]) -> [u8; 32] {
-    Framed::new("frostkeep/store/genesis/v1")
-        .part(store)
-        .finish()
+    Framed::new("frostkeep/store/genesis/v1").part(store).finish()
 }
 
 /// The chain hash of a frame: over all its bytes.
@@ -92,16 +90,8 @@ pub(in crate::store) fn chain_hash(frame: &[u8]) -> [u8; 32] {
 }
 
 /// Seals `batch` under `key`. The batch must not be empty, and must be what [`super::line::Line::batch`] gives.
-pub(in crate::store) fn seal(
-    header: &Header,
-    batch: &[Waiting],
-    key: &DataKey,
-    entropy: &mut dyn Entropy,
-) -> Vec<u8> {
-    let text_bytes: usize = batch
-        .iter()
-        .map(|waiting| RECORD_HEAD_BYTES + waiting.bytes.len())
-        .sum();
+pub(in crate::store) fn seal(header: &Header, batch: &[Waiting], key: &DataKey, entropy: &mut dyn Entropy) -> Vec<u8> {
+    let text_bytes: usize = batch.iter().map(|waiting| RECORD_HEAD_BYTES + waiting.bytes.len()).sum();
     let sealed_bytes = u32::try_from(text_bytes + TAG_BYTES).unwrap_or(u32::MAX);
     let nonce = fresh_nonce(entropy);
     // Wiped should anything unwind between here and the encryption.
@@ -162,35 +152,21 @@ pub(in crate::store) fn parse(bytes: &[u8]) -> Result<Frame<'_>, FrameError> {
     let sealed = reader.0;
     let max = BATCH_BYTES_MAX + TAG_BYTES;
     if sealed.len() != stated || stated > max || stated < TAG_BYTES {
-        return Err(FrameError::Length {
-            found: sealed.len(),
-            stated,
-            max,
-        });
+        return Err(FrameError::Length { found: sealed.len(), stated, max });
     }
     let (first, last) = (header.first.number(), header.last.number());
     if first == 0 || last < first || last - first >= BATCH_RECORDS_MAX as u64 {
         return Err(FrameError::Positions { first, last });
     }
     let associated = bytes.get(..HEADER_BYTES).unwrap_or_default();
-    Ok(Frame {
-        header,
-        nonce,
-        associated,
-        sealed,
-    })
+    Ok(Frame { header, nonce, associated, sealed })
 }
 
 impl Frame<'_> {
     /// The batch inside.
     pub(in crate::store) fn open(&self, key: &DataKey) -> Result<Batch, FrameError> {
-        let text = decrypt(key, &self.nonce, self.associated, self.sealed)
-            .map_err(|_| FrameError::NotAuthentic)?;
-        Ok(Batch {
-            first: self.header.first,
-            last: self.header.last,
-            text,
-        })
+        let text = decrypt(key, &self.nonce, self.associated, self.sealed).map_err(|_| FrameError::NotAuthentic)?;
+        Ok(Batch { first: self.header.first, last: self.header.last, text })
     }
 }
 
@@ -208,8 +184,7 @@ impl Batch {
         mut each: impl FnMut(Position, RecordKind, &[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut reader = Reader(&self.text);
-        let count = usize::try_from(self.last.number() - self.first.number() + 1)
-            .unwrap_or(BATCH_RECORDS_MAX);
+        let count = usize::try_from(self.last.number() - self.first.number() + 1).unwrap_or(BATCH_RECORDS_MAX);
         let mut position = self.first;
         for index in 0..count {
             let wrong = |what| FrameError::Record { index, what };
@@ -227,11 +202,7 @@ impl Batch {
             position = position.next();
         }
         if !reader.0.is_empty() {
-            return Err(FrameError::Record {
-                index: count,
-                what: "bytes left over",
-            }
-            .into());
+            return Err(FrameError::Record { index: count, what: "bytes left over" }.into());
         }
         Ok(())
     }

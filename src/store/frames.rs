@@ -5,10 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
-    WriteTransaction,
-};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, WriteTransaction};
 
 use super::durable::Position;
 use crate::hash::sha256;
@@ -107,12 +104,7 @@ pub trait FrameStore: Send {
     fn chunk(&self, id: u64, index: u32) -> Result<Option<Vec<u8>>, FramesError>;
 
     /// Appends a frame and sets the head.
-    fn append(
-        &mut self,
-        expected: HeadMark,
-        rows: &Append<'_>,
-        head: &[u8],
-    ) -> Result<(), FramesError>;
+    fn append(&mut self, expected: HeadMark, rows: &Append<'_>, head: &[u8]) -> Result<(), FramesError>;
     /// Sets the head alone: an anchor's intention.
     fn set_head(&mut self, expected: HeadMark, head: &[u8]) -> Result<(), FramesError>;
     /// Starts a snapshot: its wraps go in, and what earlier unfinished ones left behind goes, except `kept`.
@@ -124,13 +116,7 @@ pub trait FrameStore: Send {
         kept: Option<u64>,
     ) -> Result<(), FramesError>;
     /// Puts chunks of a snapshot that no head names yet.
-    fn put_chunk(
-        &mut self,
-        expected: HeadMark,
-        id: u64,
-        index: u32,
-        chunk: &[u8],
-    ) -> Result<(), FramesError>;
+    fn put_chunk(&mut self, expected: HeadMark, id: u64, index: u32, chunk: &[u8]) -> Result<(), FramesError>;
     /// The head names a new snapshot, and what it replaces goes: one transaction.
     fn flip(&mut self, expected: HeadMark, head: &[u8], prefix: Prefix) -> Result<(), FramesError>;
 }
@@ -149,7 +135,12 @@ const CHUNKS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("chu
 const CACHE_BYTES: usize = 8 << 20;
 
 fn damaged(error: impl Into<redb::Error>) -> FramesError {
+    use std::io::ErrorKind;
     match error.into() {
+        // So redb says that a file is not one of its own, or is cut off.
+        redb::Error::Io(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
+            FramesError::Damaged(error.to_string())
+        }
         redb::Error::Io(error) => FramesError::Io(error.to_string()),
         redb::Error::PreviousIo => FramesError::Io("an earlier write failed".into()),
         redb::Error::DatabaseAlreadyOpen | redb::Error::LockProtocolMismatch => FramesError::Busy,
@@ -183,11 +174,7 @@ impl RedbFrames {
     /// # Errors
     /// [`FramesError::Missing`] when it holds no bytes: an empty file is never initialised (trap 6).
     pub fn open(backend: impl StorageBackend) -> Result<Self, FramesError> {
-        if backend
-            .len()
-            .map_err(|error| FramesError::Io(error.to_string()))?
-            == 0
-        {
+        if backend.len().map_err(|error| FramesError::Io(error.to_string()))? == 0 {
             return Err(FramesError::Missing);
         }
         guarded(|| {
@@ -201,15 +188,10 @@ impl RedbFrames {
     }
 
     /// Fills an empty backend. The caller makes it reachable only when this has returned.
-    pub(in crate::store) fn create(
-        backend: impl StorageBackend,
-        genesis: &Genesis<'_>,
-    ) -> Result<(), FramesError> {
+    pub(in crate::store) fn create(backend: impl StorageBackend, genesis: &Genesis<'_>) -> Result<(), FramesError> {
         guarded(|| {
-            let database = Database::builder()
-                .set_cache_size(CACHE_BYTES)
-                .create_with_backend(backend)
-                .map_err(damaged)?;
+            let database =
+                Database::builder().set_cache_size(CACHE_BYTES).create_with_backend(backend).map_err(damaged)?;
             let transaction = begin(&database)?;
             put(&transaction, META, 0, genesis.meta)?;
             for (number, row) in genesis.keys {
@@ -226,22 +208,10 @@ impl RedbFrames {
         })
     }
 
-    fn row(
-        &self,
-        table: TableDefinition<'_, u64, &'static [u8]>,
-        key: u64,
-    ) -> Result<Option<Vec<u8>>, FramesError> {
+    fn row(&self, table: TableDefinition<'_, u64, &'static [u8]>, key: u64) -> Result<Option<Vec<u8>>, FramesError> {
         guarded(|| {
-            let table = self
-                .database
-                .begin_read()
-                .map_err(damaged)?
-                .open_table(table)
-                .map_err(damaged)?;
-            Ok(table
-                .get(key)
-                .map_err(damaged)?
-                .map(|row| row.value().to_vec()))
+            let table = self.database.begin_read().map_err(damaged)?.open_table(table).map_err(damaged)?;
+            Ok(table.get(key).map_err(damaged)?.map(|row| row.value().to_vec()))
         })
     }
 
@@ -266,9 +236,7 @@ impl RedbFrames {
             let transaction = begin(&self.database)?;
             let found = {
                 let head = transaction.open_table(HEAD).map_err(damaged)?;
-                head.get(0)
-                    .map_err(damaged)?
-                    .map(|row| HeadMark::of(row.value()))
+                head.get(0).map_err(damaged)?.map(|row| HeadMark::of(row.value()))
             };
             if found != Some(expected) {
                 transaction.abort().map_err(damaged)?;
@@ -282,9 +250,7 @@ impl RedbFrames {
 
 fn begin(database: &Database) -> Result<WriteTransaction, FramesError> {
     let mut transaction = database.begin_write().map_err(damaged)?;
-    transaction
-        .set_durability(Durability::Immediate)
-        .map_err(damaged)?;
+    transaction.set_durability(Durability::Immediate).map_err(damaged)?;
     Ok(transaction)
 }
 
@@ -294,11 +260,7 @@ fn put(
     key: u64,
     row: &[u8],
 ) -> Result<(), FramesError> {
-    transaction
-        .open_table(table)
-        .map_err(damaged)?
-        .insert(key, row)
-        .map_err(damaged)?;
+    transaction.open_table(table).map_err(damaged)?.insert(key, row).map_err(damaged)?;
     Ok(())
 }
 
@@ -317,14 +279,10 @@ fn keep_snapshot(transaction: &WriteTransaction, kept: Option<u64>) -> Result<()
     wraps.retain(|id, _| Some(id) == kept).map_err(damaged)?;
     let mut chunks = transaction.open_table(CHUNKS).map_err(damaged)?;
     match kept {
-        None => chunks
-            .retain_in::<(u64, u32), _>(.., |_, _| false)
-            .map_err(damaged),
+        None => chunks.retain_in::<(u64, u32), _>(.., |_, _| false).map_err(damaged),
         Some(id) => {
             chunks.retain_in(..(id, 0), |_, _| false).map_err(damaged)?;
-            chunks
-                .retain_in((id.saturating_add(1), 0).., |_, _| false)
-                .map_err(damaged)
+            chunks.retain_in((id.saturating_add(1), 0).., |_, _| false).map_err(damaged)
         }
     }
 }
@@ -336,12 +294,7 @@ impl FrameStore for RedbFrames {
 
     fn keys(&self) -> Result<Vec<(u64, Vec<u8>)>, FramesError> {
         guarded(|| {
-            let table = self
-                .database
-                .begin_read()
-                .map_err(damaged)?
-                .open_table(KEYS)
-                .map_err(damaged)?;
+            let table = self.database.begin_read().map_err(damaged)?.open_table(KEYS).map_err(damaged)?;
             let mut keys = Vec::new();
             for row in table.iter().map_err(damaged)?.take(STORE_KEYS_MAX + 1) {
                 let (number, row) = row.map_err(damaged)?;
@@ -361,12 +314,7 @@ impl FrameStore for RedbFrames {
 
     fn frame_from(&self, from: Position) -> Result<Option<FrameRows>, FramesError> {
         let found = guarded(|| {
-            let table = self
-                .database
-                .begin_read()
-                .map_err(damaged)?
-                .open_table(FRAMES)
-                .map_err(damaged)?;
+            let table = self.database.begin_read().map_err(damaged)?.open_table(FRAMES).map_err(damaged)?;
             let mut range = table.range(from.number()..).map_err(damaged)?;
             let row = range.next().transpose().map_err(damaged)?;
             Ok(row.map(|(first, frame)| (first.value(), frame.value().to_vec())))
@@ -376,12 +324,7 @@ impl FrameStore for RedbFrames {
 
     fn frame_at(&self, at: Position) -> Result<Option<FrameRows>, FramesError> {
         let found = guarded(|| {
-            let table = self
-                .database
-                .begin_read()
-                .map_err(damaged)?
-                .open_table(FRAMES)
-                .map_err(damaged)?;
+            let table = self.database.begin_read().map_err(damaged)?.open_table(FRAMES).map_err(damaged)?;
             let mut range = table.range(..=at.number()).map_err(damaged)?;
             let row = range.next_back().transpose().map_err(damaged)?;
             Ok(row.map(|(first, frame)| (first.value(), frame.value().to_vec())))
@@ -395,25 +338,12 @@ impl FrameStore for RedbFrames {
 
     fn chunk(&self, id: u64, index: u32) -> Result<Option<Vec<u8>>, FramesError> {
         guarded(|| {
-            let table = self
-                .database
-                .begin_read()
-                .map_err(damaged)?
-                .open_table(CHUNKS)
-                .map_err(damaged)?;
-            Ok(table
-                .get((id, index))
-                .map_err(damaged)?
-                .map(|row| row.value().to_vec()))
+            let table = self.database.begin_read().map_err(damaged)?.open_table(CHUNKS).map_err(damaged)?;
+            Ok(table.get((id, index)).map_err(damaged)?.map(|row| row.value().to_vec()))
         })
     }
 
-    fn append(
-        &mut self,
-        expected: HeadMark,
-        rows: &Append<'_>,
-        head: &[u8],
-    ) -> Result<(), FramesError> {
+    fn append(&mut self, expected: HeadMark, rows: &Append<'_>, head: &[u8]) -> Result<(), FramesError> {
         self.write(expected, |transaction| {
             let first = rows.first.number();
             if let Some((number, wraps)) = rows.bundle {
@@ -443,13 +373,7 @@ impl FrameStore for RedbFrames {
         })
     }
 
-    fn put_chunk(
-        &mut self,
-        expected: HeadMark,
-        id: u64,
-        index: u32,
-        chunk: &[u8],
-    ) -> Result<(), FramesError> {
+    fn put_chunk(&mut self, expected: HeadMark, id: u64, index: u32, chunk: &[u8]) -> Result<(), FramesError> {
         self.write(expected, |transaction| {
             let mut chunks = transaction.open_table(CHUNKS).map_err(damaged)?;
             chunks.insert((id, index), chunk).map_err(damaged)?;

@@ -32,11 +32,7 @@ impl Persister {
                 self.publish();
             }
         })?;
-        Ok(PersisterHandle {
-            line,
-            stop,
-            thread: Some(thread),
-        })
+        Ok(PersisterHandle { line, stop, thread: Some(thread) })
     }
 }
 

@@ -58,21 +58,11 @@ impl EncodedRecord {
         Self::of(RecordKind::Engine, bytes)
     }
 
-    pub(in crate::store) fn of(
-        kind: RecordKind,
-        bytes: Zeroizing<Vec<u8>>,
-    ) -> Result<Self, RecordSize> {
+    pub(in crate::store) fn of(kind: RecordKind, bytes: Zeroizing<Vec<u8>>) -> Result<Self, RecordSize> {
         if bytes.is_empty() || bytes.len() > RECORD_BYTES_MAX {
-            return Err(RecordSize {
-                found: bytes.len(),
-                max: RECORD_BYTES_MAX,
-            });
+            return Err(RecordSize { found: bytes.len(), max: RECORD_BYTES_MAX });
         }
-        Ok(Self {
-            kind,
-            bytes,
-            anchor_now: false,
-        })
+        Ok(Self { kind, bytes, anchor_now: false })
     }
 
     /// The batch that holds this record updates the anchor, whatever the strength `every = N` says: freezes, key
@@ -163,19 +153,9 @@ pub struct Line {
 
 impl Line {
     pub(in crate::store) fn new(last: Position, status: Status) -> Self {
-        let state = State {
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
-            slots: 0,
-            slot_bytes: 0,
-            last,
-            woken: false,
-        };
+        let state = State { waiting: VecDeque::new(), waiting_bytes: 0, slots: 0, slot_bytes: 0, last, woken: false };
         Self {
-            shared: Arc::new(Shared {
-                state: Mutex::new(state),
-                wake: Condvar::new(),
-            }),
+            shared: Arc::new(Shared { state: Mutex::new(state), wake: Condvar::new() }),
             durable: DurablePosition::new(status.durable),
             status: Arc::new(watch::Sender::new(status)),
         }
@@ -193,44 +173,26 @@ impl Line {
                 RECORD_BYTES_MAX,
                 "bytes of one record",
             ),
-            SlotKind::Freeze => (
-                LINE_RECORDS_MAX,
-                LINE_BYTES_MAX,
-                FREEZE_RECORD_BYTES_MAX,
-                "bytes of one freeze record",
-            ),
+            SlotKind::Freeze => {
+                (LINE_RECORDS_MAX, LINE_BYTES_MAX, FREEZE_RECORD_BYTES_MAX, "bytes of one freeze record")
+            }
         };
         if bytes_max > record_bytes {
-            return Err(LineFull {
-                limit,
-                used: bytes_max,
-                max: record_bytes,
-            });
+            return Err(LineFull { limit, used: bytes_max, max: record_bytes });
         }
         let mut state = self.shared.state();
         let records_used = state.waiting.len() + state.slots + 1;
         if records_used > records {
-            return Err(LineFull {
-                limit: "records",
-                used: records_used,
-                max: records,
-            });
+            return Err(LineFull { limit: "records", used: records_used, max: records });
         }
         let bytes_used = state.waiting_bytes + state.slot_bytes + bytes_max;
         if bytes_used > bytes {
-            return Err(LineFull {
-                limit: "bytes",
-                used: bytes_used,
-                max: bytes,
-            });
+            return Err(LineFull { limit: "bytes", used: bytes_used, max: bytes });
         }
         state.slots += 1;
         state.slot_bytes += bytes_max;
         drop(state);
-        Ok(Slot {
-            line: Arc::clone(&self.shared),
-            bytes: bytes_max,
-        })
+        Ok(Slot { line: Arc::clone(&self.shared), bytes: bytes_max })
     }
 
     /// Puts a record last in line and wakes the persister. Never waits for a token or a disk (I9), never fails: a
@@ -308,23 +270,13 @@ impl Line {
             bytes += RECORD_HEAD_BYTES + waiting.bytes.len();
             bytes <= BATCH_BYTES_MAX
         };
-        state
-            .waiting
-            .iter()
-            .take(BATCH_RECORDS_MAX)
-            .take_while(fits)
-            .cloned()
-            .collect()
+        state.waiting.iter().take(BATCH_RECORDS_MAX).take_while(fits).cloned().collect()
     }
 
     /// Takes what a frame on disk holds out of the line.
     pub(in crate::store) fn written(&self, through: Position) {
         let mut state = self.shared.state();
-        while state
-            .waiting
-            .front()
-            .is_some_and(|first| first.position <= through)
-        {
+        while state.waiting.front().is_some_and(|first| first.position <= through) {
             if let Some(gone) = state.waiting.pop_front() {
                 state.waiting_bytes = state.waiting_bytes.saturating_sub(gone.bytes.len());
             }

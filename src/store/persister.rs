@@ -125,8 +125,7 @@ impl Persister {
             }
         }
         let last = self.core.head.last;
-        if !self.stopped() && self.keeper.strength() != Strength::Off && self.keeper.owed(last) > 0
-        {
+        if !self.stopped() && self.keeper.strength() != Strength::Off && self.keeper.owed(last) > 0 {
             self.anchor_head();
         }
         self.publish();
@@ -139,9 +138,7 @@ impl Persister {
     /// Marks the storage failed: nothing is written any more.
     pub(in crate::store) fn fail(&mut self, what: &str, error: &dyn std::fmt::Display) {
         tracing::error!(what, %error, "storage failed: this process writes no more");
-        self.storage = Storage::Failed {
-            detail: format!("{what}: {error}").into(),
-        };
+        self.storage = Storage::Failed { detail: format!("{what}: {error}").into() };
         self.job = None;
     }
 
@@ -176,11 +173,7 @@ impl Persister {
             }
         }
         let batch = self.batch();
-        let worked = if batch.is_empty() {
-            self.idle()
-        } else {
-            self.persist(&batch)
-        };
+        let worked = if batch.is_empty() { self.idle() } else { self.persist(&batch) };
         if self.stopped() {
             return self.next_or(Next::Sleep(rest));
         }
@@ -193,28 +186,17 @@ impl Persister {
         if self.line.waiting_records() > 0 || self.job.is_some() {
             return Next::Now;
         }
-        Next::Sleep(if self.keeper.unresolved() {
-            rest.min(Duration::from_millis(RETRY_MS))
-        } else {
-            rest
-        })
+        Next::Sleep(if self.keeper.unresolved() { rest.min(Duration::from_millis(RETRY_MS)) } else { rest })
     }
 
     fn next_or(&self, otherwise: Next) -> Next {
-        if self.fenced {
-            Next::Stopped
-        } else {
-            otherwise
-        }
+        if self.fenced { Next::Stopped } else { otherwise }
     }
 
     // ---- the anchor
 
     fn fence(&mut self, detail: String) {
-        tracing::error!(
-            detail,
-            "the anchor belongs to another instance: nothing is released any more"
-        );
+        tracing::error!(detail, "the anchor belongs to another instance: nothing is released any more");
         self.fenced = true;
         self.job = None;
         self.core.provider.fence_by_anchor(detail);
@@ -241,8 +223,10 @@ impl Persister {
 
     fn read_anchor(&mut self) -> Result<(), Unavailable> {
         let read = self.core.provider.anchor_read()?;
-        if let Judgement::Foreign(detail) = self.keeper.judge(read) {
-            self.fence(detail);
+        match self.keeper.judge(read) {
+            Judgement::Foreign(detail) => self.fence(detail),
+            // An update whose answer was lost may have landed.
+            Judgement::Ours | Judgement::Unsupported => self.raise(),
         }
         Ok(())
     }
@@ -273,16 +257,12 @@ impl Persister {
             Err(unavailable) => self.anchor_failed(unavailable.0),
             Ok(()) if self.fenced => {}
             Ok(()) if self.keeper.unresolved() => {
-                let outage = self.outage(
-                    OutageClass::Integrity,
-                    "the token accepted an anchor and does not hold it",
-                );
+                let outage = self.outage(OutageClass::Integrity, "the token accepted an anchor and does not hold it");
                 self.anchor_failed(outage);
             }
             Ok(()) => {
                 self.anchor_failure = None;
                 self.counters.anchors += 1;
-                self.raise();
             }
         }
     }
@@ -301,8 +281,7 @@ impl Persister {
 
     fn blocked_by_anchor(&self) -> bool {
         self.keeper.unresolved()
-            && (self.keeper.strength() == Strength::Strict
-                || self.keeper.overdue(self.core.head.last))
+            && (self.keeper.strength() == Strength::Strict || self.keeper.overdue(self.core.head.last))
     }
 
     /// Notes the end of the chain as intended and anchors it, without a frame.
@@ -310,8 +289,7 @@ impl Persister {
         if !self.keeper.unresolved() {
             let mut head = self.core.head.clone();
             let value = self.core.anchor_value(&head);
-            self.core
-                .note(&mut head, self.keeper.confirmed, Some(value));
+            self.core.note(&mut head, self.keeper.confirmed, Some(value));
             let row = self.core.resealed_head(&head);
             if let Err(error) = self.core.frames.set_head(self.core.mark, &row) {
                 self.fail("noting an anchor", &error);
@@ -321,11 +299,7 @@ impl Persister {
             self.keeper.intended = Some(value);
         }
         self.complete_anchor();
-        if self.fenced || self.keeper.unresolved() {
-            Worked::Waits
-        } else {
-            Worked::Done
-        }
+        if self.fenced || self.keeper.unresolved() { Worked::Waits } else { Worked::Done }
     }
 
     fn idle(&mut self) -> Worked {
@@ -348,11 +322,7 @@ impl Persister {
             Storage::DiskFull { since, .. } => since,
             _ => self.now(),
         };
-        self.storage = Storage::DiskFull {
-            free_bytes,
-            reserve_bytes,
-            since,
-        };
+        self.storage = Storage::DiskFull { free_bytes, reserve_bytes, since };
         false
     }
 
@@ -388,11 +358,7 @@ impl Persister {
         id: u64,
         key: &frostkeep_hsm::provider::DataKey,
     ) -> Result<Vec<u8>, ()> {
-        let object = SealedObject {
-            store: self.core.store,
-            kind,
-            id,
-        };
+        let object = SealedObject { store: self.core.store, kind, id };
         let wraps = self.core.provider.wrap(&object, key).map_err(|_| ())?;
         self.counters.seals += 1;
         wraps_row(row_kind, id, &wraps).map_err(|error| {
@@ -416,32 +382,13 @@ impl Persister {
         if let Worked::Waits = self.check_connection() {
             return Err(());
         }
-        let header = Header {
-            store: self.core.store,
-            epoch: self.epoch,
-            first,
-            last,
-            previous: self.core.head.chain,
-        };
+        let header = Header { store: self.core.store, epoch: self.epoch, first, last, previous: self.core.head.chain };
         let entropy = &mut *self.core.environment.entropy;
         let frame = frame::seal(&header, batch, &key, entropy);
-        let object = SealedObject {
-            store: self.core.store,
-            kind: OBJECT_FRAME,
-            id,
-        };
-        let under = bundle
-            .as_ref()
-            .map_or(&self.core.bundle, |(bundle, _)| bundle);
+        let object = SealedObject { store: self.core.store, kind: OBJECT_FRAME, id };
+        let under = bundle.as_ref().map_or(&self.core.bundle, |(bundle, _)| bundle);
         let bundle_wrap = under.wrap(&object, &key, entropy);
-        Ok(Sealed {
-            first,
-            last,
-            frame,
-            wraps,
-            bundle_wrap,
-            bundle,
-        })
+        Ok(Sealed { first, last, frame, wraps, bundle_wrap, bundle })
     }
 
     fn append(&mut self, batch: &[Waiting], sealed: Sealed) -> Worked {
@@ -469,10 +416,7 @@ impl Persister {
             frame: &sealed.frame,
             wraps: &sealed.wraps,
             bundle_wrap: &sealed.bundle_wrap,
-            bundle: sealed
-                .bundle
-                .as_ref()
-                .map(|(bundle, wraps)| (bundle.number, wraps.as_slice())),
+            bundle: sealed.bundle.as_ref().map(|(bundle, wraps)| (bundle.number, wraps.as_slice())),
         };
         if let Err(error) = self.core.frames.append(self.core.mark, &rows, &row) {
             self.fail("appending a frame", &error);
@@ -511,10 +455,7 @@ impl Persister {
         }
         let written = self.core.head.last;
         let proved = match self.keeper.strength() {
-            Strength::Strict => self
-                .keeper
-                .confirmed
-                .map_or(0, |value| value.position.min(written)),
+            Strength::Strict => self.keeper.confirmed.map_or(0, |value| value.position.min(written)),
             Strength::Every(_) | Strength::Off => written,
         };
         self.durable = self.durable.max(Position::new(proved));
@@ -570,24 +511,14 @@ impl Persister {
             self.counters.seals_failed += 1;
             return Worked::Waits;
         };
-        if let Err(error) = self
-            .core
-            .frames
-            .begin_snapshot(self.core.mark, id, &wraps, kept)
-        {
+        if let Err(error) = self.core.frames.begin_snapshot(self.core.mark, id, &wraps, kept) {
             self.fail("beginning a snapshot", &error);
             return Worked::Waits;
         }
         self.counters.syncs += 1;
         self.counters.row_bytes += wraps.len() as u64;
         self.job = Some(Job {
-            head: SnapshotHead {
-                id,
-                position,
-                chain,
-                chunks: 0,
-                bytes: 0,
-            },
+            head: SnapshotHead { id, position, chain, chunks: 0, bytes: 0 },
             key,
             cutter: Cutter::new(data.items),
             written: false,
@@ -617,11 +548,7 @@ impl Persister {
             last: piece.last,
         };
         let row = place.seal(piece.text, &job.key, &mut *self.core.environment.entropy);
-        if let Err(error) = self
-            .core
-            .frames
-            .put_chunk(self.core.mark, job.head.id, index, &row)
-        {
+        if let Err(error) = self.core.frames.put_chunk(self.core.mark, job.head.id, index, &row) {
             self.fail("writing a snapshot chunk", &error);
             return Worked::Waits;
         }
@@ -648,24 +575,16 @@ impl Persister {
         }
         let mut head = self.core.head.clone();
         head.snapshot = Some(job.head.clone());
-        self.core
-            .note(&mut head, self.keeper.confirmed, self.keeper.intended);
+        self.core.note(&mut head, self.keeper.confirmed, self.keeper.intended);
         let through = Position::new(job.head.position);
         let bundle_kept = match self.core.frames.frame_from(through.next()) {
-            Ok(rows) => rows
-                .and_then(|rows| rows.bundle_wrap)
-                .and_then(|wrap| bundle_of(&wrap))
-                .unwrap_or(head.bundle),
+            Ok(rows) => rows.and_then(|rows| rows.bundle_wrap).and_then(|wrap| bundle_of(&wrap)).unwrap_or(head.bundle),
             Err(error) => {
                 self.fail("reading a frame", &error);
                 return Worked::Waits;
             }
         };
-        let prefix = Prefix {
-            through,
-            snapshot_kept: job.head.id,
-            bundle_kept,
-        };
+        let prefix = Prefix { through, snapshot_kept: job.head.id, bundle_kept };
         let row = self.core.resealed_head(&head);
         if let Err(error) = self.core.frames.flip(self.core.mark, &row, prefix) {
             self.fail("putting a snapshot in place", &error);
@@ -682,8 +601,7 @@ impl Persister {
 
     fn status(&self) -> Status {
         let last = self.core.head.last;
-        let opened =
-            self.keeper.strength() != Strength::Strict || self.durable >= self.epoch_position;
+        let opened = self.keeper.strength() != Strength::Strict || self.durable >= self.epoch_position;
         let releases = match (self.fenced, opened) {
             (true, _) => Releases::FencedByAnchor,
             (false, true) => Releases::Allowed,
@@ -717,11 +635,7 @@ impl Persister {
 
 /// Journal bytes at which a snapshot is due: as many as the last one has, so that its cost per record stays constant.
 fn due_bytes(core: &Core) -> u64 {
-    let last = core
-        .head
-        .snapshot
-        .as_ref()
-        .map_or(0, |snapshot| snapshot.bytes);
+    let last = core.head.snapshot.as_ref().map_or(0, |snapshot| snapshot.bytes);
     last.max(core.tuning.snapshot_floor_bytes).max(1)
 }
 

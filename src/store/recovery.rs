@@ -21,8 +21,8 @@ use super::frames::{FrameRows, FrameStore, FramesError, HeadMark, RedbFrames};
 use super::line::{EncodedRecord, Line, RecordKind};
 use super::persister::Persister;
 use super::rows::{
-    Head, KeyRow, RowError, RowKind, SnapshotHead, StoreRecord, decode, head_bundle, keys_digest,
-    open_head, open_key, open_meta, open_wraps,
+    Head, KeyRow, RowError, RowKind, SnapshotHead, StoreRecord, decode, head_bundle, keys_digest, open_head, open_key,
+    open_meta, open_wraps,
 };
 use super::seal::{BundleKey, OBJECT_BUNDLE, OBJECT_FRAME, OBJECT_SNAPSHOT, bundle_of};
 use super::snapshot::{ChunkPlace, Joiner};
@@ -73,9 +73,7 @@ pub enum OpenError {
         what: String,
     },
     /// Whole and consistent, but older than what the token knows, or another branch of it.
-    #[error(
-        "store rolled back: the disk ends at position {disk}, the token's anchor is at {anchor}: {what}"
-    )]
+    #[error("store rolled back: the disk ends at position {disk}, the token's anchor is at {anchor}: {what}")]
     RolledBack {
         /// Last position on disk.
         disk: u64,
@@ -85,9 +83,7 @@ pub enum OpenError {
         what: &'static str,
     },
     /// The state names an anchor, and the token holds none of this store.
-    #[error(
-        "anchor missing: the state was anchored at position {confirmed}, the token holds {found}"
-    )]
+    #[error("anchor missing: the state was anchored at position {confirmed}, the token holds {found}")]
     AnchorMissing {
         /// The last confirmed position.
         confirmed: u64,
@@ -171,18 +167,12 @@ pub struct Verified {
 }
 
 fn corrupt(place: impl Into<String>, what: impl ToString) -> OpenError {
-    OpenError::Corrupt {
-        place: place.into(),
-        what: what.to_string(),
-    }
+    OpenError::Corrupt { place: place.into(), what: what.to_string() }
 }
 
 fn row_error(place: impl Into<String>, error: RowError) -> OpenError {
     match error {
-        RowError::Version { found } => OpenError::UnsupportedVersion {
-            found,
-            supported: FORMAT_VERSION,
-        },
+        RowError::Version { found } => OpenError::UnsupportedVersion { found, supported: FORMAT_VERSION },
         other => corrupt(place, other),
     }
 }
@@ -190,9 +180,7 @@ fn row_error(place: impl Into<String>, error: RowError) -> OpenError {
 fn frames_error(error: FramesError) -> OpenError {
     match error {
         FramesError::Missing => corrupt("container", "is empty"),
-        FramesError::Busy => OpenError::Busy {
-            path: PathBuf::from(CONTAINER),
-        },
+        FramesError::Busy => OpenError::Busy { path: PathBuf::from(CONTAINER) },
         FramesError::Io(what) => OpenError::Io { what },
         FramesError::Damaged(what) => corrupt("container", what),
         FramesError::HeadMoved => corrupt("head", "moved"),
@@ -211,9 +199,7 @@ impl Opening {
         tuning: Tuning,
     ) -> Result<Self, OpenError> {
         let path = state.join(CONTAINER);
-        let io = |error: io::Error| OpenError::Io {
-            what: format!("{}: {error}", path.display()),
-        };
+        let io = |error: io::Error| OpenError::Io { what: format!("{}: {error}", path.display()) };
         // Before the lock, so that a look at a missing store leaves nothing behind.
         if !files::is_taken(&path).map_err(io)? {
             return Err(OpenError::Missing { path });
@@ -258,30 +244,17 @@ impl Opening {
             .map_err(|error| row_error("meta row", error))?;
         let rows = frames.keys().map_err(frames_error)?;
         if rows.is_empty() || rows.len() > STORE_KEYS_MAX {
-            return Err(corrupt(
-                "key rows",
-                format!("{} of 1 to {STORE_KEYS_MAX}", rows.len()),
-            ));
+            return Err(corrupt("key rows", format!("{} of 1 to {STORE_KEYS_MAX}", rows.len())));
         }
         let mut keys = Vec::with_capacity(rows.len());
         for (number, row) in &rows {
-            let key = open_key(*number, row)
-                .map_err(|error| row_error(format!("key row {number}"), error))?;
+            let key = open_key(*number, row).map_err(|error| row_error(format!("key row {number}"), error))?;
             keys.push((*number, key));
         }
         let descriptors: Vec<_> = keys.iter().map(|(_, key)| key.descriptor.clone()).collect();
         provider.require(&descriptors);
         let keys_digest = keys_digest(&rows);
-        Ok(Self {
-            lock: None,
-            frames,
-            provider,
-            environment,
-            tuning,
-            store,
-            keys,
-            keys_digest,
-        })
+        Ok(Self { lock: None, frames, provider, environment, tuning, store, keys, keys_digest })
     }
 
     /// Lets the provider do what is due; returns the time until something is due again.
@@ -304,28 +277,17 @@ impl Opening {
     ///
     /// # Errors
     /// [`NotOpened`]; `sink` is gone, since it may hold a part of the state.
-    #[allow(
-        clippy::result_large_err,
-        reason = "once per process; the opening inside is boxed"
-    )]
+    #[allow(clippy::result_large_err, reason = "once per process; the opening inside is boxed")]
     pub fn recover<S: RecoverySink>(mut self, mut sink: S) -> Result<Opened<S>, NotOpened> {
         match self.walk(&mut sink) {
             Ok(walked) => {
                 let (line, persister) = self.start(walked);
-                Ok(Opened {
-                    line,
-                    persister,
-                    sink,
-                })
+                Ok(Opened { line, persister, sink })
             }
-            Err(error @ (OpenError::Outage(_) | OpenError::WrongKey { .. })) => Err(NotOpened {
-                error,
-                sealed: Some(Box::new(self)),
-            }),
-            Err(error) => Err(NotOpened {
-                error,
-                sealed: None,
-            }),
+            Err(error @ (OpenError::Outage(_) | OpenError::WrongKey { .. })) => {
+                Err(NotOpened { error, sealed: Some(Box::new(self)) })
+            }
+            Err(error) => Err(NotOpened { error, sealed: None }),
         }
     }
 
@@ -354,25 +316,14 @@ impl Opening {
         if head.bundle != number || head.keys_digest != self.keys_digest {
             return Err(corrupt("key rows", "are not those that the head names"));
         }
-        let anchor = self
-            .provider
-            .anchor_read()
-            .map_err(|error| self.outage(error.0))?;
+        let anchor = self.provider.anchor_read().map_err(|error| self.outage(error.0))?;
         let connection = self.provider.connection();
         self.check_anchor_ahead(&head, &anchor)?;
         if let Some(snapshot) = &head.snapshot {
             self.read_snapshot(snapshot, sink)?;
         }
         let (journal_bytes, frames) = self.read_frames(&head, &bundle, &anchor, sink)?;
-        Ok(Walked {
-            head,
-            mark: HeadMark::of(&row),
-            bundle,
-            anchor,
-            connection,
-            journal_bytes,
-            frames,
-        })
+        Ok(Walked { head, mark: HeadMark::of(&row), bundle, anchor, connection, journal_bytes, frames })
     }
 
     // ---- keys
@@ -394,11 +345,7 @@ impl Opening {
     ) -> Result<DataKey, OpenError> {
         let row = row.ok_or_else(|| corrupt(place, RowError::Missing))?;
         let wraps = open_wraps(row_kind, id, &row).map_err(|error| row_error(place, error))?;
-        let object = SealedObject {
-            store: self.store,
-            kind,
-            id,
-        };
+        let object = SealedObject { store: self.store, kind, id };
         match self.provider.unwrap(&object, &wraps) {
             Ok(key) => Ok(key),
             Err(UnwrapError::Unavailable(error)) => Err(self.outage(error.0)),
@@ -409,32 +356,21 @@ impl Opening {
 
     fn outage(&self, outage: Outage) -> OpenError {
         match outage.class {
-            OutageClass::Key => OpenError::WrongKey {
-                needed: self.key_names(),
-                found: outage.detail,
-            },
+            OutageClass::Key => OpenError::WrongKey { needed: self.key_names(), found: outage.detail },
             _ => OpenError::Outage(outage),
         }
     }
 
     /// No wrap is of a reachable key: another key where a healthy provider has none of ours, else an outage.
     fn unreachable_key(&self) -> OpenError {
-        let same = |a: &KeyDescriptor, b: &KeyDescriptor| {
-            (a.scheme, &a.id, a.check_value) == (b.scheme, &b.id, b.check_value)
-        };
+        let same =
+            |a: &KeyDescriptor, b: &KeyDescriptor| (a.scheme, &a.id, a.check_value) == (b.scheme, &b.id, b.check_value);
         let present = self.provider.keys();
         let health = self.provider.health();
-        let ours = present.iter().any(|key| {
-            self.keys
-                .iter()
-                .any(|(_, named)| same(key, &named.descriptor))
-        });
+        let ours = present.iter().any(|key| self.keys.iter().any(|(_, named)| same(key, &named.descriptor)));
         if health.admits_work() && !ours {
             let found = present.iter().map(key_name).collect::<Vec<_>>().join(", ");
-            return OpenError::WrongKey {
-                needed: self.key_names(),
-                found: format!("configured: {found}"),
-            };
+            return OpenError::WrongKey { needed: self.key_names(), found: format!("configured: {found}") };
         }
         let clock = &self.environment.clock;
         OpenError::Outage(health.outage.unwrap_or_else(|| Outage {
@@ -442,30 +378,20 @@ impl Opening {
             since: clock.now(),
             since_unix: clock.unix_seconds(),
             next_try: None,
-            detail: format!(
-                "none of the tokens that hold a needed key is reachable: {}",
-                self.key_names()
-            ),
+            detail: format!("none of the tokens that hold a needed key is reachable: {}", self.key_names()),
             token: String::new(),
         }))
     }
 
     fn key_names(&self) -> String {
-        self.keys
-            .iter()
-            .map(|(_, key)| key_name(&key.descriptor))
-            .collect::<Vec<_>>()
-            .join(", ")
+        self.keys.iter().map(|(_, key)| key_name(&key.descriptor)).collect::<Vec<_>>().join(", ")
     }
 
     // ---- the anchor
 
     fn names_anchor(&self, head: &Head) -> (Option<AnchorValue>, Option<AnchorValue>) {
         let number = self.anchor_key();
-        head.anchors
-            .iter()
-            .find(|note| note.key == number)
-            .map_or((None, None), |note| (note.confirmed, note.intended))
+        head.anchors.iter().find(|note| note.key == number).map_or((None, None), |note| (note.confirmed, note.intended))
     }
 
     fn anchor_key(&self) -> u64 {
@@ -476,44 +402,30 @@ impl Opening {
     fn check_anchor_ahead(&self, head: &Head, anchor: &AnchorRead) -> Result<(), OpenError> {
         let (confirmed, _) = self.names_anchor(head);
         let missing = |found: String| match confirmed {
-            Some(confirmed) => Err(OpenError::AnchorMissing {
-                confirmed: confirmed.position,
-                found,
-            }),
+            Some(confirmed) => Err(OpenError::AnchorMissing { confirmed: confirmed.position, found }),
             None => Ok(()),
         };
         match anchor {
             AnchorRead::Unsupported => missing("none: it cannot keep one".into()),
             AnchorRead::Absent => missing("none".into()),
-            AnchorRead::Value(value) if value.store != self.store => {
-                Err(OpenError::AnchorMissing {
-                    confirmed: confirmed.map_or(0, |confirmed| confirmed.position),
-                    found: format!("that of store {}", to_hex(&value.store)),
-                })
-            }
-            AnchorRead::Value(value) if value.position > head.last => Err(OpenError::RolledBack {
-                disk: head.last,
-                anchor: value.position,
-                what: "the disk is behind",
+            AnchorRead::Value(value) if value.store != self.store => Err(OpenError::AnchorMissing {
+                confirmed: confirmed.map_or(0, |confirmed| confirmed.position),
+                found: format!("that of store {}", to_hex(&value.store)),
             }),
+            AnchorRead::Value(value) if value.position > head.last => {
+                Err(OpenError::RolledBack { disk: head.last, anchor: value.position, what: "the disk is behind" })
+            }
             AnchorRead::Value(_) => Ok(()),
         }
     }
 
     /// An anchor that the walk did not meet: before the snapshot only a noted one is ours.
-    fn check_anchor_met(
-        &self,
-        head: &Head,
-        value: &AnchorValue,
-        met: Option<[u8; 32]>,
-    ) -> Result<(), OpenError> {
+    fn check_anchor_met(&self, head: &Head, value: &AnchorValue, met: Option<[u8; 32]>) -> Result<(), OpenError> {
         let (base, _) = head.base(&self.store);
         let (confirmed, intended) = self.names_anchor(head);
         let ours = match met {
             Some(chain) => chain == value.head,
-            None => {
-                value.position < base && (Some(*value) == confirmed || Some(*value) == intended)
-            }
+            None => value.position < base && (Some(*value) == confirmed || Some(*value) == intended),
         };
         if ours {
             return Ok(());
@@ -527,30 +439,17 @@ impl Opening {
 
     // ---- the state
 
-    fn read_snapshot(
-        &mut self,
-        snapshot: &SnapshotHead,
-        sink: &mut dyn RecoverySink,
-    ) -> Result<(), OpenError> {
+    fn read_snapshot(&mut self, snapshot: &SnapshotHead, sink: &mut dyn RecoverySink) -> Result<(), OpenError> {
         let place = format!("snapshot {}", snapshot.id);
         if snapshot.chunks == 0 || snapshot.chunks > SNAPSHOT_CHUNKS_MAX {
             return Err(corrupt(place, "number of chunks out of bounds"));
         }
         let row = self.frames.snapshot(snapshot.id).map_err(frames_error)?;
-        let key = self.unwrap(
-            OBJECT_SNAPSHOT,
-            RowKind::SnapshotWraps,
-            snapshot.id,
-            row,
-            &place,
-        )?;
+        let key = self.unwrap(OBJECT_SNAPSHOT, RowKind::SnapshotWraps, snapshot.id, row, &place)?;
         let mut joiner = Joiner::new();
         for index in 0..snapshot.chunks {
             let place = format!("snapshot {} chunk {index}", snapshot.id);
-            let row = self
-                .frames
-                .chunk(snapshot.id, index)
-                .map_err(frames_error)?;
+            let row = self.frames.chunk(snapshot.id, index).map_err(frames_error)?;
             let row = row.ok_or_else(|| corrupt(&place, RowError::Missing))?;
             let bound = ChunkPlace {
                 store: &self.store,
@@ -559,13 +458,9 @@ impl Opening {
                 index,
                 last: index + 1 == snapshot.chunks,
             };
-            let piece = bound
-                .open(&row, &key)
-                .map_err(|_| corrupt(&place, RowError::NotAuthentic))?;
+            let piece = bound.open(&row, &key).map_err(|_| corrupt(&place, RowError::NotAuthentic))?;
             joiner
-                .push(&piece, |item| {
-                    sink.snapshot_item(item).map_err(ItemError::from)
-                })
+                .push(&piece, |item| sink.snapshot_item(item).map_err(ItemError::from))
                 .map_err(|ItemError(what)| corrupt(&place, what))?;
         }
         if !joiner.is_complete() {
@@ -586,19 +481,14 @@ impl Opening {
             AnchorRead::Absent | AnchorRead::Unsupported => None,
         };
         let (base, mut chain) = head.base(&self.store);
-        let mut met = anchored
-            .filter(|value| value.position == base)
-            .map(|_| chain);
+        let mut met = anchored.filter(|value| value.position == base).map(|_| chain);
         let (mut last, mut epoch) = (Position::new(base), 0);
         let (mut journal_bytes, mut frames) = (0, 0);
         let mut older = BTreeMap::new();
         while let Some(rows) = self.frames.frame_from(last.next()).map_err(frames_error)? {
             let place = format!("frame at position {}", rows.first);
             if rows.first != last.next() || rows.first.number() > head.last {
-                return Err(corrupt(
-                    place,
-                    format!("where {} to {} are expected", last.next(), head.last),
-                ));
+                return Err(corrupt(place, format!("where {} to {} are expected", last.next(), head.last)));
             }
             let frame = frame::parse(&rows.frame).map_err(|error| corrupt(&place, error))?;
             let header = frame.header;
@@ -609,17 +499,12 @@ impl Opening {
                 return Err(corrupt(place, "does not continue the chain"));
             }
             if header.epoch < epoch || header.epoch > head.epoch {
-                return Err(corrupt(
-                    place,
-                    format!("of epoch {} after {epoch}", header.epoch),
-                ));
+                return Err(corrupt(place, format!("of epoch {} after {epoch}", header.epoch)));
             }
             let key = self.frame_key(&rows, current, &mut older, &place)?;
             let batch = frame.open(&key).map_err(|error| corrupt(&place, error))?;
             batch
-                .records(|position, kind, bytes| {
-                    self.record(position, kind, bytes, header.epoch, sink)
-                })
+                .records(|position, kind, bytes| self.record(position, kind, bytes, header.epoch, sink))
                 .map_err(|RecordError(what)| corrupt(&place, what))?;
             chain = frame::chain_hash(&rows.frame);
             (last, epoch) = (header.last, header.epoch);
@@ -650,23 +535,13 @@ impl Opening {
         place: &str,
     ) -> Result<DataKey, OpenError> {
         let id = rows.first.number();
-        let wraps = rows
-            .wraps
-            .as_ref()
-            .ok_or_else(|| corrupt(place, "has no wrap at all"))?;
-        open_wraps(RowKind::FrameWraps, id, wraps)
-            .map_err(|error| row_error(format!("{place}: wraps"), error))?;
+        let wraps = rows.wraps.as_ref().ok_or_else(|| corrupt(place, "has no wrap at all"))?;
+        open_wraps(RowKind::FrameWraps, id, wraps).map_err(|error| row_error(format!("{place}: wraps"), error))?;
         let place = format!("{place}: bundle wrap");
-        let row = rows
-            .bundle_wrap
-            .as_ref()
-            .ok_or_else(|| corrupt(&place, RowError::Missing))?;
+        let row = rows.bundle_wrap.as_ref().ok_or_else(|| corrupt(&place, RowError::Missing))?;
         let number = bundle_of(row).ok_or_else(|| corrupt(&place, "of a wrong length"))?;
         if number > current.number {
-            return Err(corrupt(
-                place,
-                format!("names bundle {number} after {}", current.number),
-            ));
+            return Err(corrupt(place, format!("names bundle {number} after {}", current.number)));
         }
         if number != current.number && !older.contains_key(&number) {
             let bundle = self.bundle_key(number)?;
@@ -675,14 +550,8 @@ impl Opening {
             older.insert(number, bundle);
         }
         let bundle = older.get(&number).unwrap_or(current);
-        let object = SealedObject {
-            store: self.store,
-            kind: OBJECT_FRAME,
-            id,
-        };
-        bundle
-            .unwrap(&object, row)
-            .map_err(|_| corrupt(place, RowError::NotAuthentic))
+        let object = SealedObject { store: self.store, kind: OBJECT_FRAME, id };
+        bundle.unwrap(&object, row).map_err(|_| corrupt(place, RowError::NotAuthentic))
     }
 
     fn record(
@@ -694,9 +563,7 @@ impl Opening {
         sink: &mut dyn RecoverySink,
     ) -> Result<(), RecordError> {
         if kind == RecordKind::Engine {
-            return sink
-                .record(position, bytes)
-                .map_err(|SinkError(what)| RecordError(what));
+            return sink.record(position, bytes).map_err(|SinkError(what)| RecordError(what));
         }
         let wrong = |what: &str| Err(RecordError(format!("record {position}: {what}")));
         match decode(bytes) {
@@ -716,12 +583,7 @@ impl Opening {
     fn start(self, walked: Walked) -> (Line, Persister) {
         let (confirmed_before, noted) = self.names_anchor(&walked.head);
         let anchor_key = self.anchor_key();
-        let keeper = AnchorKeeper::new(
-            self.tuning.strength,
-            walked.anchor,
-            noted,
-            walked.connection,
-        );
+        let keeper = AnchorKeeper::new(self.tuning.strength, walked.anchor, noted, walked.connection);
         let last = Position::new(walked.head.last);
         let epoch = walked.head.epoch + 1;
         let epoch_position = last.next();
@@ -740,30 +602,15 @@ impl Opening {
         };
         let line = Line::new(last, status);
         let started_unix = self.environment.clock.unix_seconds();
-        enter(
-            &line,
-            &StoreRecord::Epoch {
-                number: epoch,
-                started_unix,
-            },
-        );
+        enter(&line, &StoreRecord::Epoch { number: epoch, started_unix });
         if last == Position::ZERO {
             for (number, key) in &self.keys {
                 let descriptor = key.descriptor.clone();
-                enter(
-                    &line,
-                    &StoreRecord::KeyAdded {
-                        number: *number,
-                        descriptor,
-                    },
-                );
+                enter(&line, &StoreRecord::KeyAdded { number: *number, descriptor });
             }
         }
         if confirmed_before != keeper.confirmed {
-            tracing::info!(
-                disk = last.number(),
-                "the token's anchor is not the last one that the disk confirmed"
-            );
+            tracing::info!(disk = last.number(), "the token's anchor is not the last one that the disk confirmed");
         }
         let core = Core {
             frames: self.frames,

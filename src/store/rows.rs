@@ -47,11 +47,7 @@ pub(in crate::store) enum RowKind {
 const CHECKSUM_BYTES: usize = 32;
 
 fn checksum(kind: RowKind, id: u64, row: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    Framed::new("frostkeep/store/row/v1")
-        .part(&[kind as u8])
-        .part(&id.to_be_bytes())
-        .part(row)
-        .finish()
+    Framed::new("frostkeep/store/row/v1").part(&[kind as u8]).part(&id.to_be_bytes()).part(row).finish()
 }
 
 /// A plain row: version, body, checksum.
@@ -66,15 +62,11 @@ pub(in crate::store) fn plain(kind: RowKind, id: u64, body: &[u8]) -> Vec<u8> {
 
 /// The body of a plain row. The checksum comes first in every version: a flipped bit is damage, never a newer format.
 pub(in crate::store) fn open_plain(kind: RowKind, id: u64, row: &[u8]) -> Result<&[u8], RowError> {
-    let (rest, sum) = row
-        .split_last_chunk::<CHECKSUM_BYTES>()
-        .ok_or(RowError::Checksum)?;
+    let (rest, sum) = row.split_last_chunk::<CHECKSUM_BYTES>().ok_or(RowError::Checksum)?;
     if checksum(kind, id, rest) != *sum {
         return Err(RowError::Checksum);
     }
-    let (version, body) = rest
-        .split_first_chunk::<2>()
-        .ok_or(RowError::Malformed("no version"))?;
+    let (version, body) = rest.split_first_chunk::<2>().ok_or(RowError::Malformed("no version"))?;
     match u16::from_be_bytes(*version) {
         FORMAT_VERSION => Ok(body),
         found => Err(RowError::Version { found }),
@@ -100,9 +92,7 @@ pub(in crate::store) fn meta_row(store: &[u8; 16]) -> Vec<u8> {
 }
 
 pub(in crate::store) fn open_meta(row: &[u8]) -> Result<[u8; 16], RowError> {
-    open_plain(RowKind::Meta, 0, row)?
-        .try_into()
-        .map_err(|_| RowError::Malformed("16 bytes of store id"))
+    open_plain(RowKind::Meta, 0, row)?.try_into().map_err(|_| RowError::Malformed("16 bytes of store id"))
 }
 
 /// Where a token key is in its life.
@@ -134,29 +124,18 @@ pub(in crate::store) fn open_key(number: u64, row: &[u8]) -> Result<KeyRow, RowE
 /// The digest of all key rows: the sealed head holds it, so that a key row cannot be added, changed or removed.
 pub(in crate::store) fn keys_digest(rows: &[(u64, Vec<u8>)]) -> [u8; 32] {
     rows.iter()
-        .fold(
-            Framed::new("frostkeep/store/keys/v1"),
-            |hash, (number, row)| hash.part(&number.to_be_bytes()).part(row),
-        )
+        .fold(Framed::new("frostkeep/store/keys/v1"), |hash, (number, row)| hash.part(&number.to_be_bytes()).part(row))
         .finish()
 }
 
 /// The bounds of what a provider gave; what is written can be read (trap 8).
-pub(in crate::store) fn wraps_row(
-    kind: RowKind,
-    id: u64,
-    wraps: &[Wrap],
-) -> Result<Vec<u8>, RowError> {
+pub(in crate::store) fn wraps_row(kind: RowKind, id: u64, wraps: &[Wrap]) -> Result<Vec<u8>, RowError> {
     let body = encode(&wraps);
     check_wraps(wraps.len(), body.len())?;
     Ok(plain(kind, id, &body))
 }
 
-pub(in crate::store) fn open_wraps(
-    kind: RowKind,
-    id: u64,
-    row: &[u8],
-) -> Result<Vec<Wrap>, RowError> {
+pub(in crate::store) fn open_wraps(kind: RowKind, id: u64, row: &[u8]) -> Result<Vec<Wrap>, RowError> {
     let body = open_plain(kind, id, row)?;
     let wraps: Vec<Wrap> = decode(body)?;
     check_wraps(wraps.len(), body.len())?;
@@ -210,10 +189,9 @@ pub(in crate::store) struct Head {
 impl Head {
     /// Position and chain hash before the first frame that is kept.
     pub(in crate::store) fn base(&self, store: &[u8; 16]) -> (u64, [u8; 32]) {
-        self.snapshot.as_ref().map_or_else(
-            || (0, super::frame::genesis(store)),
-            |snapshot| (snapshot.position, snapshot.chain),
-        )
+        self.snapshot
+            .as_ref()
+            .map_or_else(|| (0, super::frame::genesis(store)), |snapshot| (snapshot.position, snapshot.chain))
     }
 }
 
@@ -221,12 +199,7 @@ const HEAD_MAGIC: [u8; 4] = *b"FKHD";
 const HEAD_HEADER_BYTES: usize = 4 + 2 + 16 + 8 + NONCE_BYTES;
 
 /// Seals the head under the key of the bundle that it names.
-pub(in crate::store) fn head_row(
-    store: &[u8; 16],
-    head: &Head,
-    key: &DataKey,
-    entropy: &mut dyn Entropy,
-) -> Vec<u8> {
+pub(in crate::store) fn head_row(store: &[u8; 16], head: &Head, key: &DataKey, entropy: &mut dyn Entropy) -> Vec<u8> {
     let mut text = Zeroizing::new(encode(head));
     let nonce = fresh_nonce(entropy);
     let mut row = Vec::with_capacity(HEAD_HEADER_BYTES + text.len() + TAG_BYTES);
@@ -262,14 +235,9 @@ pub(in crate::store) fn open_head(row: &[u8], key: &DataKey) -> Result<Head, Row
     if row.len() > HEAD_HEADER_BYTES + HEAD_BYTES_MAX + TAG_BYTES {
         return Err(RowError::Malformed("longer than the bound"));
     }
-    let (header, sealed) = row
-        .split_at_checked(HEAD_HEADER_BYTES)
-        .ok_or(RowError::Malformed("shorter than a head"))?;
-    let nonce = header
-        .last_chunk::<NONCE_BYTES>()
-        .ok_or(RowError::Malformed("shorter than a head"))?;
-    let head: Head =
-        decode(&decrypt(key, nonce, header, sealed).map_err(|_| RowError::NotAuthentic)?)?;
+    let (header, sealed) = row.split_at_checked(HEAD_HEADER_BYTES).ok_or(RowError::Malformed("shorter than a head"))?;
+    let nonce = header.last_chunk::<NONCE_BYTES>().ok_or(RowError::Malformed("shorter than a head"))?;
+    let head: Head = decode(&decrypt(key, nonce, header, sealed).map_err(|_| RowError::NotAuthentic)?)?;
     if head.anchors.len() > STORE_KEYS_MAX {
         return Err(RowError::Malformed("more anchors than the bound"));
     }
@@ -282,10 +250,7 @@ pub(in crate::store) enum StoreRecord {
     /// 0: a process opened the store; the first record that it writes.
     Epoch { number: u64, started_unix: u64 },
     /// 1: a token key is named from here on.
-    KeyAdded {
-        number: u64,
-        descriptor: KeyDescriptor,
-    },
+    KeyAdded { number: u64, descriptor: KeyDescriptor },
 }
 
 impl StoreRecord {

@@ -63,12 +63,7 @@ pub(in crate::store) fn decrypt(
     let (text, tag) = sealed.split_last_chunk::<TAG_BYTES>().ok_or(NotAuthentic)?;
     let mut text = Zeroizing::new(text.to_vec());
     XChaCha20Poly1305::new(key.expose().into())
-        .decrypt_in_place_detached(
-            XNonce::from_slice(nonce),
-            associated,
-            &mut text,
-            Tag::from_slice(tag),
-        )
+        .decrypt_in_place_detached(XNonce::from_slice(nonce), associated, &mut text, Tag::from_slice(tag))
         .map_err(|_| NotAuthentic)?;
     Ok(text)
 }
@@ -90,12 +85,7 @@ fn bundle_context(object: &SealedObject, bundle: u64) -> [u8; 32] {
 
 impl BundleKey {
     /// A data key under this bundle key.
-    pub(in crate::store) fn wrap(
-        &self,
-        object: &SealedObject,
-        key: &DataKey,
-        entropy: &mut dyn Entropy,
-    ) -> Vec<u8> {
+    pub(in crate::store) fn wrap(&self, object: &SealedObject, key: &DataKey, entropy: &mut dyn Entropy) -> Vec<u8> {
         let nonce = fresh_nonce(entropy);
         let mut text = Zeroizing::new(*key.expose());
         let context = bundle_context(object, self.number);
@@ -109,24 +99,13 @@ impl BundleKey {
     }
 
     /// The data key that `row` holds; `row` must name this bundle.
-    pub(in crate::store) fn unwrap(
-        &self,
-        object: &SealedObject,
-        row: &[u8],
-    ) -> Result<DataKey, NotAuthentic> {
+    pub(in crate::store) fn unwrap(&self, object: &SealedObject, row: &[u8]) -> Result<DataKey, NotAuthentic> {
         let (number, rest) = row.split_first_chunk::<8>().ok_or(NotAuthentic)?;
-        let (nonce, sealed) = rest
-            .split_first_chunk::<NONCE_BYTES>()
-            .ok_or(NotAuthentic)?;
+        let (nonce, sealed) = rest.split_first_chunk::<NONCE_BYTES>().ok_or(NotAuthentic)?;
         if u64::from_be_bytes(*number) != self.number {
             return Err(NotAuthentic);
         }
-        let text = decrypt(
-            &self.key,
-            nonce,
-            &bundle_context(object, self.number),
-            sealed,
-        )?;
+        let text = decrypt(&self.key, nonce, &bundle_context(object, self.number), sealed)?;
         let bytes: &[u8; 32] = text.as_slice().try_into().map_err(|_| NotAuthentic)?;
         Ok(DataKey::new(bytes))
     }
@@ -134,10 +113,5 @@ impl BundleKey {
 
 /// The bundle that a bundle wrap names.
 pub(in crate::store) fn bundle_of(row: &[u8]) -> Option<u64> {
-    (row.len() == BUNDLE_WRAP_BYTES)
-        .then(|| {
-            row.first_chunk::<8>()
-                .map(|number| u64::from_be_bytes(*number))
-        })
-        .flatten()
+    (row.len() == BUNDLE_WRAP_BYTES).then(|| row.first_chunk::<8>().map(|number| u64::from_be_bytes(*number))).flatten()
 }

@@ -47,15 +47,9 @@ pub(in crate::store) struct Piece {
 }
 
 impl Cutter {
-    pub(in crate::store) fn new(
-        items: Box<dyn Iterator<Item = Zeroizing<Vec<u8>>> + Send>,
-    ) -> Self {
+    pub(in crate::store) fn new(items: Box<dyn Iterator<Item = Zeroizing<Vec<u8>>> + Send>) -> Self {
         let capacity = SNAPSHOT_CHUNK_BYTES_MAX + 4 + SNAPSHOT_ITEM_BYTES_MAX;
-        Self {
-            items,
-            text: Zeroizing::new(Vec::with_capacity(capacity)),
-            exhausted: false,
-        }
+        Self { items, text: Zeroizing::new(Vec::with_capacity(capacity)), exhausted: false }
     }
 
     /// The next piece: full, or the last.
@@ -68,8 +62,7 @@ impl Cutter {
             if item.is_empty() || item.len() > SNAPSHOT_ITEM_BYTES_MAX {
                 return Err(ItemSize { found: item.len() });
             }
-            self.text
-                .extend_from_slice(&u32::try_from(item.len()).unwrap_or(u32::MAX).to_be_bytes());
+            self.text.extend_from_slice(&u32::try_from(item.len()).unwrap_or(u32::MAX).to_be_bytes());
             self.text.extend_from_slice(&item);
         }
         let cut = self.text.len().min(SNAPSHOT_CHUNK_BYTES_MAX);
@@ -78,10 +71,7 @@ impl Cutter {
         let left = self.text.len() - cut;
         self.text.copy_within(cut.., 0);
         self.text.truncate(left);
-        Ok(Piece {
-            text,
-            last: self.exhausted && left == 0,
-        })
+        Ok(Piece { text, last: self.exhausted && left == 0 })
     }
 }
 
@@ -93,9 +83,7 @@ pub(in crate::store) struct Joiner {
 impl Joiner {
     pub(in crate::store) fn new() -> Self {
         let capacity = SNAPSHOT_CHUNK_BYTES_MAX + 4 + SNAPSHOT_ITEM_BYTES_MAX;
-        Self {
-            text: Zeroizing::new(Vec::with_capacity(capacity)),
-        }
+        Self { text: Zeroizing::new(Vec::with_capacity(capacity)) }
     }
 
     /// Takes a piece; gives every item that is complete.
@@ -171,11 +159,7 @@ impl ChunkPlace<'_> {
     }
 
     /// The text of a chunk row.
-    pub(in crate::store) fn open(
-        &self,
-        row: &[u8],
-        key: &DataKey,
-    ) -> Result<Zeroizing<Vec<u8>>, NotAuthentic> {
+    pub(in crate::store) fn open(&self, row: &[u8], key: &DataKey) -> Result<Zeroizing<Vec<u8>>, NotAuthentic> {
         let (nonce, sealed) = row.split_first_chunk::<NONCE_BYTES>().ok_or(NotAuthentic)?;
         decrypt(key, nonce, &self.context(), sealed)
     }
