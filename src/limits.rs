@@ -88,3 +88,35 @@ pub const POLICY_WINDOW_S_MAX: u64 = 31 * 24 * 60 * 60;
 pub const POLICY_CHARGES_MAX: usize = 65_536;
 /// One message of a key generation, bytes: 255 envelopes of 82 bytes, or 255 coefficients of 33, and what names them.
 pub const KEYGEN_MESSAGE_BYTES_MAX: usize = 32 << 10;
+/// A freeze record, encoded, bytes: its slots are kept free in a full line, so it must be small.
+pub const FREEZE_RECORD_BYTES_MAX: usize = 4_096;
+
+/// Wraps of one sealed object: one per token, old and new key during a rotation.
+pub const WRAPS_MAX: usize = 16;
+
+/// Encoded wraps of one object, bytes. Every scheme of `tokens` fits with room; the same on write and on read.
+pub const WRAPS_BYTES_MAX: usize = 16 << 10;
+
+/// Token keys that one store names over its life, retired ones included.
+pub const STORE_KEYS_MAX: usize = 256;
+
+/// The head row, plaintext bytes.
+pub const HEAD_BYTES_MAX: usize = 64 << 10;
+
+/// One item of a snapshot, bytes: at least a record, and a key group with all that its certificate holds.
+pub const SNAPSHOT_ITEM_BYTES_MAX: usize = 4 << 20;
+
+/// Chunks of one snapshot: 256 GiB.
+pub const SNAPSHOT_CHUNKS_MAX: u32 = 1 << 20;
+
+/// Journal bytes below which no snapshot is made, however small the last one was.
+pub const SNAPSHOT_FLOOR_BYTES: u64 = 1 << 20;
+
+/// Free bytes of the volume below which no write is issued: a batch, its copy-on-write pages and a snapshot chunk fit many times.
+pub const DISK_RESERVE_BYTES: u64 = 64 << 20;
+
+/// Reason of a freeze, bytes of text.
+pub const DENY_REASON_BYTES_MAX: usize = 256;
+
+/// Deny files of one node. More are a mistake or an attack; the freeze itself still holds in memory.
+pub const DENY_FILES_MAX: usize = 4_096;

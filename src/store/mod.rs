@@ -1,6 +1,37 @@
 //! The sealed, chained journal: records in line, frames on disk, positions that prove durability.
+//!
+//! `engine -> line -> persister -> frame, seal, rows -> frames (redb)`, and back through `recovery`. The bytes are
+//! specified in the manual, `store_format`.
 
+mod anchor;
+mod core;
+mod creation;
+pub mod deny;
 pub mod durable;
+mod files;
+mod frame;
+pub mod frames;
+mod handle;
 pub mod line;
+mod persister;
+mod recovery;
+mod rows;
+mod seal;
+mod snapshot;
+pub mod status;
+#[cfg(test)]
+mod tests;
 
+pub use self::core::{Environment, FreeSpace, Tuning};
+pub use anchor::{AnchorStatus, Strength};
+pub use creation::{CreateError, create, create_over};
+pub use deny::{Denial, DenyError, DenyFiles};
 pub use durable::{Durable, DurablePosition, Placed, Position};
+pub use files::VolumeSpace;
+pub use frame::FORMAT_VERSION;
+pub use handle::PersisterHandle;
+pub use line::{EncodedRecord, Line, LineFull, RecordSize, Slot, SlotKind};
+pub use persister::{Next, Persister};
+pub use recovery::{NotOpened, OpenError, Opened, Opening, RecoverySink, SinkError, Verified};
+pub use snapshot::{SnapshotData, SnapshotSource};
+pub use status::{Counters, Releases, Status, Storage};

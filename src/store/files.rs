@@ -1,0 +1,135 @@
+//! The one place that changes files: modes, syncs, directories, the lock.
+//!
+//! Directories are 0700, files 0600. A name is durable when its directory was synced, so every change of a name ends
+//! with that.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use super::core::FreeSpace;
+
+/// The directory that holds `path`; a bare name is in the current one (trap 20).
+pub(in crate::store) fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+pub(in crate::store) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Makes a directory, mode 0700, unless it is there; its parent must be.
+pub(in crate::store) fn ensure_directory(path: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => sync_directory(parent(path)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether a name is taken: by anything, a dangling link included (trap 6).
+pub(in crate::store) fn is_taken(path: &Path) -> io::Result<bool> {
+    match path.symlink_metadata() {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// A new, empty file for reading and writing, mode 0600. A leftover of the same temporary name goes first: no reader
+/// ever saw it.
+pub(in crate::store) fn fresh_temporary(path: &Path) -> io::Result<File> {
+    if is_taken(path)? {
+        unlink(path)?;
+    }
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// An existing file for reading and writing; nothing is created.
+pub(in crate::store) fn open_existing(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open(path)
+}
+
+/// Gives a synced temporary file its name.
+#[allow(clippy::disallowed_methods, reason = "the one place: both directories are synced here")]
+pub(in crate::store) fn publish(temporary: &Path, name: &Path) -> io::Result<()> {
+    File::open(temporary)?.sync_all()?;
+    std::fs::rename(temporary, name)?;
+    sync_directory(parent(name))
+}
+
+#[allow(clippy::disallowed_methods, reason = "the one place: callers sync the directory")]
+fn unlink(path: &Path) -> io::Result<()> {
+    std::fs::remove_file(path)
+}
+
+/// Removes files, then syncs their directory. One that is gone already is no error.
+pub(in crate::store) fn remove(directory: &Path, names: &[PathBuf]) -> io::Result<()> {
+    for name in names {
+        match unlink(name) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    sync_directory(directory)
+}
+
+/// Writes a small file so that after a crash it is there whole or not at all.
+pub(in crate::store) fn write_whole(temporary: &Path, name: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fresh_temporary(temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    publish(temporary, name)
+}
+
+/// One process at a time: an advisory lock on a file that is never removed. A stale file locks nothing (trap 22); a
+/// removed one is made again.
+pub(in crate::store) struct DirectoryLock {
+    _held: Flock<File>,
+}
+
+/// Why the lock is not ours.
+pub(in crate::store) enum LockError {
+    Busy,
+    Io(io::Error),
+}
+
+impl DirectoryLock {
+    pub(in crate::store) fn take(path: &Path) -> Result<Self, LockError> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(LockError::Io)?;
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => Ok(Self { _held: held }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(LockError::Busy),
+            Err((_, errno)) => Err(LockError::Io(errno.into())),
+        }
+    }
+}
+
+/// Room as `statvfs` tells it for unprivileged users.
+pub struct VolumeSpace(PathBuf);
+
+impl VolumeSpace {
+    /// The volume that holds `path`.
+    pub fn of(path: &Path) -> Self {
+        Self(path.to_path_buf())
+    }
+}
+
+impl FreeSpace for VolumeSpace {
+    fn free_bytes(&self) -> io::Result<u64> {
+        let volume = nix::sys::statvfs::statvfs(&self.0)?;
+        Ok(volume.blocks_available().saturating_mul(volume.fragment_size()))
+    }
+}

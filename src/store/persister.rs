@@ -1,0 +1,650 @@
+//! The persister: takes what waits, seals it, syncs it, anchors it, raises the durable position, says so.
+//!
+//! It is the only one that calls the token or writes the container, and it holds no lock while it does (I9).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use frostkeep_hsm::clock::Millis;
+use frostkeep_hsm::health::{Health, Outage, OutageClass, ProviderState};
+use frostkeep_hsm::provider::{SealedObject, Unavailable};
+
+use super::anchor::{AnchorKeeper, Judgement, Strength};
+use super::core::Core;
+use super::durable::Position;
+use super::frame::{self, Header};
+use super::frames::{Append, HeadMark, Prefix};
+use super::line::{Line, Waiting};
+use super::rows::{Head, RowKind, SnapshotHead, wraps_row};
+use super::seal::{BundleKey, OBJECT_BUNDLE, OBJECT_FRAME, OBJECT_SNAPSHOT, bundle_of, fresh_key};
+use super::snapshot::{ChunkPlace, Cutter, SnapshotSource};
+use super::status::{Counters, Releases, Status, Storage};
+use crate::limits::SNAPSHOT_CHUNKS_MAX;
+
+/// Time between two looks at a full disk, and between two tries of an anchor step that failed.
+const RETRY_MS: u64 = 1_000;
+
+/// What the persister wants after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// There is more to do at once.
+    Now,
+    /// Nothing to do for this long, unless the line is woken.
+    Sleep(Duration),
+    /// Nothing will ever be written by this process again.
+    Stopped,
+}
+
+/// A snapshot under way.
+struct Job {
+    head: SnapshotHead,
+    key: frostkeep_hsm::provider::DataKey,
+    cutter: Cutter,
+    written: bool,
+    journal_bytes: u64,
+}
+
+/// The outcome of a piece of work that may have to wait.
+enum Worked {
+    Done,
+    /// The provider, the anchor or the disk does not let it; state and line are as before.
+    Waits,
+}
+
+/// Seals and writes. Step it by hand, or [`Persister::spawn`] it.
+pub struct Persister {
+    core: Core,
+    line: Line,
+    epoch: u64,
+    epoch_position: Position,
+    keeper: AnchorKeeper,
+    anchor_failure: Option<(Outage, Millis)>,
+    durable: Position,
+    storage: Storage,
+    fenced: bool,
+    counters: Counters,
+    source: Option<Arc<dyn SnapshotSource>>,
+    job: Option<Job>,
+    snapshot_due_bytes: u64,
+}
+
+impl Persister {
+    pub(in crate::store) fn new(
+        core: Core,
+        line: Line,
+        keeper: AnchorKeeper,
+        epoch: u64,
+        epoch_position: Position,
+    ) -> Self {
+        let durable = Position::new(core.head.last);
+        let snapshot_due_bytes = due_bytes(&core);
+        let mut persister = Self {
+            core,
+            line,
+            epoch,
+            epoch_position,
+            keeper,
+            anchor_failure: None,
+            durable,
+            storage: Storage::Writable,
+            fenced: false,
+            counters: Counters::default(),
+            source: None,
+            job: None,
+            snapshot_due_bytes,
+        };
+        persister.publish();
+        persister
+    }
+
+    /// From now on snapshots are made from `source`.
+    pub fn set_snapshot_source(&mut self, source: Arc<dyn SnapshotSource>) {
+        self.source = Some(source);
+    }
+
+    /// The line that this persister empties.
+    pub fn line(&self) -> &Line {
+        &self.line
+    }
+
+    /// Does what is due: at most one batch and one piece of a snapshot. Waits for the token and the disk, never for a
+    /// lock that a request holds.
+    pub fn step(&mut self) -> Next {
+        let next = self.work();
+        self.publish();
+        next
+    }
+
+    /// Steps as long as the line gets shorter, then anchors what is owed.
+    pub fn finish(&mut self) {
+        loop {
+            let waiting = self.line.waiting_records();
+            self.step();
+            if waiting == 0 || self.line.waiting_records() >= waiting {
+                break;
+            }
+        }
+        let last = self.core.head.last;
+        if !self.stopped() && self.keeper.strength() != Strength::Off && self.keeper.owed(last) > 0 {
+            self.anchor_head();
+        }
+        self.publish();
+    }
+
+    fn stopped(&self) -> bool {
+        self.fenced || matches!(self.storage, Storage::Failed { .. })
+    }
+
+    /// Marks the storage failed: nothing is written any more.
+    pub(in crate::store) fn fail(&mut self, what: &str, error: &dyn std::fmt::Display) {
+        tracing::error!(what, %error, "storage failed: this process writes no more");
+        self.storage = Storage::Failed { detail: format!("{what}: {error}").into() };
+        self.job = None;
+    }
+
+    pub(in crate::store) fn publish(&mut self) {
+        let status = self.status();
+        self.line.publish(status);
+    }
+
+    fn now(&self) -> Millis {
+        self.core.environment.clock.now()
+    }
+
+    fn work(&mut self) -> Next {
+        if self.fenced {
+            return Next::Stopped;
+        }
+        let rest = self.core.provider.tick();
+        let waits = Next::Sleep(rest.min(Duration::from_millis(RETRY_MS)));
+        if self.stopped() || !self.core.provider.health().admits_work() {
+            return Next::Sleep(rest);
+        }
+        if let Worked::Waits = self.check_connection() {
+            return self.next_or(Next::Sleep(rest));
+        }
+        if !self.has_room() {
+            return waits;
+        }
+        if self.keeper.unresolved() {
+            self.complete_anchor();
+            if self.fenced || self.blocked_by_anchor() {
+                return self.next_or(waits);
+            }
+        }
+        let batch = self.batch();
+        let worked = if batch.is_empty() { self.idle() } else { self.persist(&batch) };
+        if self.stopped() {
+            return self.next_or(Next::Sleep(rest));
+        }
+        if let Worked::Waits = worked {
+            return waits;
+        }
+        if let Worked::Waits = self.snapshot() {
+            return self.next_or(waits);
+        }
+        if self.line.waiting_records() > 0 || self.job.is_some() {
+            return Next::Now;
+        }
+        Next::Sleep(if self.keeper.unresolved() { rest.min(Duration::from_millis(RETRY_MS)) } else { rest })
+    }
+
+    fn next_or(&self, otherwise: Next) -> Next {
+        if self.fenced { Next::Stopped } else { otherwise }
+    }
+
+    // ---- the anchor
+
+    fn fence(&mut self, detail: String) {
+        tracing::error!(detail, "the anchor belongs to another instance: nothing is released any more");
+        self.fenced = true;
+        self.job = None;
+        self.core.provider.fence_by_anchor(detail);
+    }
+
+    /// After a reconnection the anchor is read before the next seal: a clone may have run meanwhile.
+    fn check_connection(&mut self) -> Worked {
+        let connection = self.core.provider.connection();
+        if connection == self.keeper.connection {
+            return Worked::Done;
+        }
+        match self.read_anchor() {
+            Ok(()) if !self.fenced => {
+                self.keeper.connection = connection;
+                Worked::Done
+            }
+            Ok(()) => Worked::Waits,
+            Err(unavailable) => {
+                self.anchor_failed(unavailable.0);
+                Worked::Waits
+            }
+        }
+    }
+
+    fn read_anchor(&mut self) -> Result<(), Unavailable> {
+        let read = self.core.provider.anchor_read()?;
+        match self.keeper.judge(read) {
+            Judgement::Foreign(detail) => self.fence(detail),
+            // An update whose answer was lost may have landed.
+            Judgement::Ours | Judgement::Unsupported => self.raise(),
+        }
+        Ok(())
+    }
+
+    fn anchor_failed(&mut self, outage: Outage) {
+        self.counters.anchors_failed += 1;
+        self.anchor_failure = Some((outage, self.now()));
+    }
+
+    /// Makes the token keep the intended value: compare, set, verify.
+    fn complete_anchor(&mut self) {
+        let Some(intended) = self.keeper.intended else {
+            return;
+        };
+        if let Some((_, at)) = &self.anchor_failure
+            && self.now().since(*at) < RETRY_MS
+        {
+            return;
+        }
+        let tried = self.read_anchor().and_then(|()| {
+            if self.fenced || !self.keeper.unresolved() {
+                return Ok(());
+            }
+            self.core.provider.anchor_write(&intended)?;
+            self.read_anchor()
+        });
+        match tried {
+            Err(unavailable) => self.anchor_failed(unavailable.0),
+            Ok(()) if self.fenced => {}
+            Ok(()) if self.keeper.unresolved() => {
+                let outage = self.outage(OutageClass::Integrity, "the token accepted an anchor and does not hold it");
+                self.anchor_failed(outage);
+            }
+            Ok(()) => {
+                self.anchor_failure = None;
+                self.counters.anchors += 1;
+            }
+        }
+    }
+
+    fn outage(&self, class: OutageClass, detail: &str) -> Outage {
+        let now = self.now();
+        Outage {
+            class,
+            since: now,
+            since_unix: self.core.environment.clock.unix_seconds(),
+            next_try: Some(now.plus(RETRY_MS)),
+            detail: detail.into(),
+            token: String::new(),
+        }
+    }
+
+    fn blocked_by_anchor(&self) -> bool {
+        self.keeper.unresolved()
+            && (self.keeper.strength() == Strength::Strict || self.keeper.overdue(self.core.head.last))
+    }
+
+    /// Notes the end of the chain as intended and anchors it, without a frame.
+    fn anchor_head(&mut self) -> Worked {
+        if !self.keeper.unresolved() {
+            let mut head = self.core.head.clone();
+            let value = self.core.anchor_value(&head);
+            self.core.note(&mut head, self.keeper.confirmed, Some(value));
+            let row = self.core.resealed_head(&head);
+            if let Err(error) = self.core.frames.set_head(self.core.mark, &row) {
+                self.fail("noting an anchor", &error);
+                return Worked::Waits;
+            }
+            self.moved(head, &row);
+            self.keeper.intended = Some(value);
+        }
+        self.complete_anchor();
+        if self.fenced || self.keeper.unresolved() { Worked::Waits } else { Worked::Done }
+    }
+
+    fn idle(&mut self) -> Worked {
+        if self.keeper.due(self.core.head.last, false) && !self.keeper.unresolved() {
+            return self.anchor_head();
+        }
+        Worked::Done
+    }
+
+    // ---- batches
+
+    fn has_room(&mut self) -> bool {
+        let reserve_bytes = self.core.tuning.disk_reserve_bytes;
+        let free_bytes = self.core.environment.space.free_bytes().unwrap_or(0);
+        if free_bytes >= reserve_bytes {
+            self.storage = Storage::Writable;
+            return true;
+        }
+        let since = match self.storage {
+            Storage::DiskFull { since, .. } => since,
+            _ => self.now(),
+        };
+        self.storage = Storage::DiskFull { free_bytes, reserve_bytes, since };
+        false
+    }
+
+    /// The front of the line, cut so that never more than 2N records can be owed to the anchor.
+    fn batch(&self) -> Vec<Waiting> {
+        let mut batch = self.line.batch();
+        if let Strength::Every(records) = self.keeper.strength() {
+            let owed = self.keeper.owed(self.core.head.last);
+            let room = records.max(1).saturating_mul(2).saturating_sub(owed).max(1);
+            batch.truncate(usize::try_from(room).unwrap_or(usize::MAX));
+        }
+        batch
+    }
+
+    fn persist(&mut self, batch: &[Waiting]) -> Worked {
+        let (Some(first), Some(last)) = (batch.first(), batch.last()) else {
+            return Worked::Done;
+        };
+        let (first, last) = (first.position, last.position);
+        match self.seal(batch, first, last) {
+            Ok(sealed) => self.append(batch, sealed),
+            Err(()) => {
+                self.counters.seals_failed += 1;
+                Worked::Waits
+            }
+        }
+    }
+
+    fn wraps(
+        &mut self,
+        kind: u8,
+        row_kind: RowKind,
+        id: u64,
+        key: &frostkeep_hsm::provider::DataKey,
+    ) -> Result<Vec<u8>, ()> {
+        let object = SealedObject { store: self.core.store, kind, id };
+        let wraps = self.core.provider.wrap(&object, key).map_err(|_| ())?;
+        self.counters.seals += 1;
+        wraps_row(row_kind, id, &wraps).map_err(|error| {
+            tracing::error!(%error, "the key provider gave wraps that cannot be stored");
+        })
+    }
+
+    fn seal(&mut self, batch: &[Waiting], first: Position, last: Position) -> Result<Sealed, ()> {
+        let id = first.number();
+        let key = fresh_key(&mut *self.core.environment.entropy);
+        let wraps = self.wraps(OBJECT_FRAME, RowKind::FrameWraps, id, &key)?;
+        let bundle = if self.core.head.bundle_frames >= self.core.tuning.bundle_frames_max.max(1) {
+            let number = self.core.bundle.number + 1;
+            let key = fresh_key(&mut *self.core.environment.entropy);
+            let wraps = self.wraps(OBJECT_BUNDLE, RowKind::BundleWraps, number, &key)?;
+            Some((BundleKey { number, key }, wraps))
+        } else {
+            None
+        };
+        // The provider may have reconnected inside these calls.
+        if let Worked::Waits = self.check_connection() {
+            return Err(());
+        }
+        let header = Header { store: self.core.store, epoch: self.epoch, first, last, previous: self.core.head.chain };
+        let entropy = &mut *self.core.environment.entropy;
+        let frame = frame::seal(&header, batch, &key, entropy);
+        let object = SealedObject { store: self.core.store, kind: OBJECT_FRAME, id };
+        let under = bundle.as_ref().map_or(&self.core.bundle, |(bundle, _)| bundle);
+        let bundle_wrap = under.wrap(&object, &key, entropy);
+        Ok(Sealed { first, last, frame, wraps, bundle_wrap, bundle })
+    }
+
+    fn append(&mut self, batch: &[Waiting], sealed: Sealed) -> Worked {
+        let mut head = self.core.head.clone();
+        head.epoch = self.epoch;
+        head.last = sealed.last.number();
+        head.chain = frame::chain_hash(&sealed.frame);
+        head.bundle_frames += 1;
+        if let Some((bundle, _)) = &sealed.bundle {
+            head.bundle = bundle.number;
+            head.bundle_frames = 1;
+        }
+        let opening = self.durable < self.epoch_position;
+        let anchor_now = opening || batch.iter().any(|waiting| waiting.anchor_now);
+        let intended = (self.keeper.due(head.last, anchor_now) && !self.keeper.unresolved())
+            .then(|| self.core.anchor_value(&head))
+            .or(self.keeper.intended);
+        self.core.note(&mut head, self.keeper.confirmed, intended);
+        let row = match &sealed.bundle {
+            Some((bundle, _)) => self.core.sealed_head(&head, bundle),
+            None => self.core.resealed_head(&head),
+        };
+        let rows = Append {
+            first: sealed.first,
+            frame: &sealed.frame,
+            wraps: &sealed.wraps,
+            bundle_wrap: &sealed.bundle_wrap,
+            bundle: sealed.bundle.as_ref().map(|(bundle, wraps)| (bundle.number, wraps.as_slice())),
+        };
+        if let Err(error) = self.core.frames.append(self.core.mark, &rows, &row) {
+            self.fail("appending a frame", &error);
+            return Worked::Waits;
+        }
+        self.moved(head, &row);
+        self.line.written(sealed.last);
+        self.counters.batches += 1;
+        self.counters.records += batch.len() as u64;
+        let bytes = sealed.frame.len() + sealed.wraps.len() + sealed.bundle_wrap.len();
+        self.counters.row_bytes += bytes as u64;
+        self.core.journal_bytes += sealed.frame.len() as u64;
+        if let Some((bundle, _)) = sealed.bundle {
+            self.core.bundle = bundle;
+        }
+        self.keeper.intended = intended;
+        if self.keeper.unresolved() {
+            self.complete_anchor();
+        }
+        self.raise();
+        Worked::Done
+    }
+
+    /// The container has a new head.
+    fn moved(&mut self, head: Head, row: &[u8]) {
+        self.core.head = head;
+        self.core.mark = HeadMark::of(row);
+        self.counters.syncs += 1;
+        self.counters.row_bytes += row.len() as u64;
+    }
+
+    /// Raises the durable position as far as disk and strength allow.
+    fn raise(&mut self) {
+        if self.fenced {
+            return;
+        }
+        let written = self.core.head.last;
+        let proved = match self.keeper.strength() {
+            Strength::Strict => self.keeper.confirmed.map_or(0, |value| value.position.min(written)),
+            Strength::Every(_) | Strength::Off => written,
+        };
+        self.durable = self.durable.max(Position::new(proved));
+    }
+
+    // ---- snapshots
+
+    /// One piece of a snapshot, if one is due or under way.
+    fn snapshot(&mut self) -> Worked {
+        match self.job.take() {
+            None if self.core.journal_bytes >= self.snapshot_due_bytes => self.begin_snapshot(),
+            None => Worked::Done,
+            Some(job) if job.written => self.flip(job),
+            Some(job) => self.put_chunk(job),
+        }
+    }
+
+    /// No snapshot now: the next try is when the journal has doubled.
+    fn abandon(&mut self, reason: &dyn std::fmt::Display) {
+        tracing::error!(%reason, "snapshot abandoned");
+        self.snapshot_due_bytes = self.core.journal_bytes.saturating_mul(2);
+    }
+
+    fn begin_snapshot(&mut self) -> Worked {
+        let Some(source) = &self.source else {
+            return Worked::Done;
+        };
+        let data = source.snapshot();
+        let (base, _) = self.core.head.base(&self.core.store);
+        let position = data.position.number();
+        if position <= base || data.position > self.durable {
+            return Worked::Done;
+        }
+        let chain = match self.core.frames.frame_at(data.position) {
+            Ok(Some(rows)) => frame::parse(&rows.frame)
+                .ok()
+                .filter(|frame| frame.header.last == data.position)
+                .map(|_| frame::chain_hash(&rows.frame)),
+            Ok(None) => None,
+            Err(error) => {
+                self.fail("reading a frame", &error);
+                return Worked::Waits;
+            }
+        };
+        let Some(chain) = chain else {
+            self.abandon(&"its position is not the end of a batch");
+            return Worked::Done;
+        };
+        let kept = self.core.head.snapshot.as_ref().map(|snapshot| snapshot.id);
+        let id = kept.unwrap_or(0) + 1;
+        let key = fresh_key(&mut *self.core.environment.entropy);
+        let Ok(wraps) = self.wraps(OBJECT_SNAPSHOT, RowKind::SnapshotWraps, id, &key) else {
+            self.counters.seals_failed += 1;
+            return Worked::Waits;
+        };
+        if let Err(error) = self.core.frames.begin_snapshot(self.core.mark, id, &wraps, kept) {
+            self.fail("beginning a snapshot", &error);
+            return Worked::Waits;
+        }
+        self.counters.syncs += 1;
+        self.counters.row_bytes += wraps.len() as u64;
+        self.job = Some(Job {
+            head: SnapshotHead { id, position, chain, chunks: 0, bytes: 0 },
+            key,
+            cutter: Cutter::new(data.items),
+            written: false,
+            journal_bytes: self.core.journal_bytes,
+        });
+        Worked::Done
+    }
+
+    fn put_chunk(&mut self, mut job: Job) -> Worked {
+        let index = job.head.chunks;
+        let piece = match job.cutter.next() {
+            Ok(piece) if index < SNAPSHOT_CHUNKS_MAX => piece,
+            Ok(_) => {
+                self.abandon(&"more chunks than the bound");
+                return Worked::Done;
+            }
+            Err(error) => {
+                self.abandon(&error);
+                return Worked::Done;
+            }
+        };
+        let place = ChunkPlace {
+            store: &self.core.store,
+            snapshot: job.head.id,
+            position: job.head.position,
+            index,
+            last: piece.last,
+        };
+        let row = place.seal(piece.text, &job.key, &mut *self.core.environment.entropy);
+        if let Err(error) = self.core.frames.put_chunk(self.core.mark, job.head.id, index, &row) {
+            self.fail("writing a snapshot chunk", &error);
+            return Worked::Waits;
+        }
+        self.counters.syncs += 1;
+        self.counters.snapshot_chunks += 1;
+        self.counters.row_bytes += row.len() as u64;
+        job.head.chunks += 1;
+        job.head.bytes += row.len() as u64;
+        job.written = piece.last;
+        self.job = Some(job);
+        Worked::Done
+    }
+
+    /// The head names the new snapshot; the prefix goes. The anchor is at or past its position first: otherwise a disk
+    /// from before could no longer be told from a rollback.
+    fn flip(&mut self, job: Job) -> Worked {
+        let anchored = self.keeper.confirmed.map_or(0, |value| value.position);
+        if self.keeper.strength() != Strength::Off && anchored < job.head.position {
+            let worked = self.anchor_head();
+            if !self.stopped() {
+                self.job = Some(job);
+            }
+            return worked;
+        }
+        let mut head = self.core.head.clone();
+        head.snapshot = Some(job.head.clone());
+        self.core.note(&mut head, self.keeper.confirmed, self.keeper.intended);
+        let through = Position::new(job.head.position);
+        let bundle_kept = match self.core.frames.frame_from(through.next()) {
+            Ok(rows) => rows.and_then(|rows| rows.bundle_wrap).and_then(|wrap| bundle_of(&wrap)).unwrap_or(head.bundle),
+            Err(error) => {
+                self.fail("reading a frame", &error);
+                return Worked::Waits;
+            }
+        };
+        let prefix = Prefix { through, snapshot_kept: job.head.id, bundle_kept };
+        let row = self.core.resealed_head(&head);
+        if let Err(error) = self.core.frames.flip(self.core.mark, &row, prefix) {
+            self.fail("putting a snapshot in place", &error);
+            return Worked::Waits;
+        }
+        self.moved(head, &row);
+        self.counters.snapshots += 1;
+        self.core.journal_bytes = self.core.journal_bytes.saturating_sub(job.journal_bytes);
+        self.snapshot_due_bytes = due_bytes(&self.core);
+        Worked::Done
+    }
+
+    // ---- status
+
+    fn status(&self) -> Status {
+        let last = self.core.head.last;
+        let opened = self.keeper.strength() != Strength::Strict || self.durable >= self.epoch_position;
+        let releases = match (self.fenced, opened) {
+            (true, _) => Releases::FencedByAnchor,
+            (false, true) => Releases::Allowed,
+            (false, false) => Releases::AwaitingOpeningAnchor,
+        };
+        Status {
+            durable: self.durable,
+            health: self.health(),
+            storage: self.storage.clone(),
+            epoch: self.epoch,
+            epoch_recorded: self.durable >= self.epoch_position,
+            releases,
+            anchor: self.keeper.status(last),
+            counters: self.counters,
+        }
+    }
+
+    /// The provider's, unless the line is blocked by an anchor that the provider itself thinks healthy.
+    fn health(&self) -> Health {
+        let mut health = self.core.provider.health();
+        if health.admits_work()
+            && self.blocked_by_anchor()
+            && let Some((outage, _)) = &self.anchor_failure
+        {
+            health.state = ProviderState::Out;
+            health.outage = Some(outage.clone());
+        }
+        health
+    }
+}
+
+/// Journal bytes at which a snapshot is due: as many as the last one has, so that its cost per record stays constant.
+fn due_bytes(core: &Core) -> u64 {
+    let last = core.head.snapshot.as_ref().map_or(0, |snapshot| snapshot.bytes);
+    last.max(core.tuning.snapshot_floor_bytes).max(1)
+}
+
+/// A frame that is not on disk yet.
+struct Sealed {
+    first: Position,
+    last: Position,
+    frame: Vec<u8>,
+    wraps: Vec<u8>,
+    bundle_wrap: Vec<u8>,
+    bundle: Option<(BundleKey, Vec<u8>)>,
+}
