@@ -170,7 +170,7 @@ impl Pkcs11Token {
     /// Class `Module` is cured by a new process alone.
     fn restart_after(&mut self, error: TokenError) -> TokenError {
         if error.class == FaultClass::Module {
-            self.supervisor.end_agent();
+            self.supervisor.end_agent(0);
         }
         error
     }
@@ -292,4 +292,38 @@ fn latch_error(cause: &LatchError) -> TokenError {
 /// Lowercase hex.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(pin_final_try: bool, pin_locked: bool) -> TokenInfo {
+        TokenInfo {
+            label: "a".to_owned(),
+            serial: "0123".to_owned(),
+            manufacturer: String::new(),
+            model: String::new(),
+            pin_count_low: true,
+            pin_final_try,
+            pin_locked,
+        }
+    }
+
+    #[test]
+    fn no_login_is_tried_when_the_token_says_that_the_last_try_is_near() {
+        let config: TokenConfig = serde_json::from_value(serde_json::json!({
+            "uri": "pkcs11:token=a;object=b?module-path=/absent.so&pin-source=file:/absent",
+            "latch_directory": "/nonexistent",
+        }))
+        .unwrap();
+        for (final_try, locked, code) in
+            [(true, false, "pin_final_try"), (true, true, "pin_locked"), (false, true, "pin_locked")]
+        {
+            let mut token = Pkcs11Token::new(&config, Box::new(crate::entropy::os())).unwrap();
+            let error = token.login(&info(final_try, locked)).unwrap_err();
+            assert_eq!((error.class, error.code.as_str()), (FaultClass::Credential, code));
+            assert_eq!(token.logins(), 0);
+        }
+    }
 }

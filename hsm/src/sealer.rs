@@ -120,7 +120,8 @@ impl<T: Token> Provider<T> {
         let moment = Moment {
             now: self.clock.now(),
             unix: self.clock.unix_seconds(),
-            jitter: self.entropy.next_u32(),
+            // Only a failure sets a wait.
+            jitter: if matches!(event, Event::Failed { .. }) { self.entropy.next_u32() } else { 0 },
             backoff: self.timing.backoff,
             token: self.token.name(),
         };
@@ -265,11 +266,14 @@ fn check_value<T: Token>(token: &mut T, opened: &Opened, key: usize) -> Result<(
 impl<T: Token> KeyProvider for Provider<T> {
     fn require(&mut self, keys: &[KeyDescriptor]) {
         self.required = keys.to_vec();
-        let same = |open: &KeyDescriptor| {
-            keys.iter().any(|key| key.scheme == open.scheme && key.id == open.id && key.check_value == open.check_value)
+        let same = |one: &KeyDescriptor, other: &KeyDescriptor| {
+            one.scheme == other.scheme && one.id == other.id && one.check_value == other.check_value
         };
-        let held =
-            self.opened.as_ref().is_none_or(|opened| opened.keys.len() == keys.len() && opened.keys.iter().all(same));
+        let held = self.opened.as_ref().is_none_or(|opened| {
+            let ours = keys.iter().filter(|key| key.token_serial == opened.info.serial);
+            opened.keys.iter().all(|open| keys.iter().any(|key| same(key, open)))
+                && ours.into_iter().all(|key| opened.keys.iter().any(|open| same(key, open)))
+        });
         if !held && !keys.is_empty() {
             // Found by its configured name, not by what the state needs: open again, by that.
             self.opened = None;
@@ -398,3 +402,6 @@ impl<T: Token> Provider<T> {
         self.opened.as_ref()?.keys.iter().position(|key| scheme::key_name(key) == name)
     }
 }
+
+#[cfg(test)]
+mod tests;

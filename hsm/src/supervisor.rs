@@ -15,6 +15,9 @@ use crate::token::{Derived, FaultClass, TokenError};
 /// Killed agents that may be unreaped. A process in uninterruptible sleep does not die; a third would only join it.
 pub const UNREAPED_AGENTS_MAX: usize = 2;
 
+/// How long an agent that has closed its pipe may take to become reapable, milliseconds.
+const SELF_ENDED_MS: u32 = 20;
+
 /// What an answer was.
 pub(crate) enum Answer {
     /// A reply without a secret.
@@ -101,11 +104,11 @@ impl Supervisor {
         let frame = match received {
             Ok(Ok(frame)) => frame,
             Ok(Err(_)) | Err(RecvTimeoutError::Disconnected) => {
-                let detail = self.end_agent();
+                let detail = self.end_agent(SELF_ENDED_MS);
                 return Err(TokenError::new(FaultClass::Module, operation, "agent_ended", detail));
             }
             Err(RecvTimeoutError::Timeout) => {
-                self.end_agent();
+                self.end_agent(0);
                 let detail = format!("no answer within {} ms, the agent was killed", deadline.as_millis());
                 return Err(TokenError::new(FaultClass::Deadline, operation, "deadline", detail));
             }
@@ -121,17 +124,24 @@ impl Supervisor {
 
     /// Ends the agent: it answered something that nobody asked.
     pub(crate) fn confused(&mut self, operation: &str) -> TokenError {
-        self.end_agent();
+        self.end_agent(0);
         TokenError::new(FaultClass::Module, operation, "agent_confused", "the answer does not fit the request")
     }
 
-    /// Kills the agent and reaps it if it is dead already; otherwise a later start does. Says how it ended.
-    pub(crate) fn end_agent(&mut self) -> String {
+    /// Ends the agent, and reaps it if it is dead already; otherwise a later start does. Says how it ended: what an agent died of
+    /// by itself is the news, so one that has closed its pipe gets up to `patience_ms` to become reapable.
+    pub(crate) fn end_agent(&mut self, patience_ms: u32) -> String {
         let Some(Agent { mut child, .. }) = self.agent.take() else {
             return String::new();
         };
-        // Looked at first: what it died of by itself is the news.
-        let ended = child.try_wait().ok().flatten();
+        let mut ended = child.try_wait().ok().flatten();
+        for _ in 0..patience_ms {
+            if ended.is_some() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(1));
+            ended = child.try_wait().ok().flatten();
+        }
         let ended = match ended {
             Some(status) => Some(status),
             None => {
@@ -155,7 +165,7 @@ impl Supervisor {
 
 impl Drop for Supervisor {
     fn drop(&mut self) {
-        self.end_agent();
+        self.end_agent(0);
         for mut child in self.unreaped.drain(..) {
             // A process that does not die holds this thread, not its owner.
             let _ = thread::Builder::new().name("agent-reaper".to_owned()).spawn(move || child.wait());
@@ -218,4 +228,41 @@ fn start(command: &AgentCommand, environment: &BTreeMap<String, String>) -> io::
         return Err(cause);
     }
     Ok(Agent { child, requests, replies })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sleeper() -> Child {
+        Command::new("/bin/sleep").arg("60").spawn().unwrap()
+    }
+
+    #[test]
+    fn no_third_agent_joins_two_that_have_not_died() {
+        let command = AgentCommand { program: "/bin/true".into(), arguments: Vec::new() };
+        let mut supervisor = Supervisor::new(command, BTreeMap::new());
+        supervisor.unreaped.extend([sleeper(), sleeper()]);
+        let error = supervisor.ensure_started(Duration::from_millis(100)).unwrap_err();
+        assert_eq!((error.class, error.code.as_str()), (FaultClass::Module, "agents_unreaped"));
+        assert!(error.detail.contains(&supervisor.unreaped[0].id().to_string()), "{error}");
+        assert_eq!(supervisor.started(), 0);
+        supervisor.unreaped[0].kill().unwrap();
+        supervisor.unreaped[0].wait().unwrap();
+        // Room again: it is started, and ends at once, since this one is no agent.
+        let error = supervisor.ensure_started(Duration::from_millis(1_000)).unwrap_err();
+        assert_eq!((error.code.as_str(), error.detail.as_str()), ("agent_ended", "exit code 0"));
+        assert_eq!(supervisor.started(), 1);
+        for child in &mut supervisor.unreaped {
+            child.kill().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_call_without_an_agent_is_refused() {
+        let command = AgentCommand { program: "/bin/true".into(), arguments: Vec::new() };
+        let mut supervisor = Supervisor::new(command, BTreeMap::new());
+        let refused = supervisor.call(&Request::Login, b"1234", Duration::from_secs(1)).err().unwrap();
+        assert_eq!(refused.code, "agent_not_running");
+    }
 }

@@ -6,13 +6,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use frostkeep_fixtures::{P11KitServer, SoftToken, make_token};
+use frostkeep_hsm::agent::protocol::{Frame, Request, TokenSelector, VERSION};
 use frostkeep_hsm::clock::SystemClock;
 use frostkeep_hsm::config::{AgentCommand, Deadlines, TokenConfig};
 use frostkeep_hsm::entropy::os;
@@ -23,6 +24,7 @@ use frostkeep_hsm::provider::{
 };
 use frostkeep_hsm::provision::{CreateKey, ProvisionError, init, show, unlatch};
 use frostkeep_hsm::sealer::Provider;
+use frostkeep_hsm::uri::TokenUri;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -326,29 +328,44 @@ fn a_pin_file_that_others_can_read_is_refused_before_the_token_sees_it() {
 fn two_logins_that_were_never_answered_latch_until_unlatched() {
     let bench = bench();
     unlatch(&bench.config, Box::new(os())).unwrap();
-    // An agent that answers everything but a login: the login's mark stays.
-    let server = P11KitServer::start(&bench.token).unwrap();
-    let config = TokenConfig {
-        uri: server.uri("frostkeep").unwrap(),
-        environment: server.environment(),
-        deadlines: Deadlines { start_ms: 2_000, login_ms: 10, call_ms: CALL_MS },
+    // The real agent, cut off from everything after the token's information: the login never gets its answer.
+    let uri = TokenUri::parse(&bench.config.uri).unwrap();
+    let module = uri.module_path.unwrap().display().to_string();
+    let token = TokenSelector { label: uri.token, ..TokenSelector::default() };
+    let mut bytes = Vec::new();
+    for request in [Request::Hello { version: VERSION, parent: std::process::id() }, Request::Connect { module, token }]
+    {
+        Frame::new(&request, &[]).unwrap().write_to(&mut bytes).unwrap();
+    }
+    let script = format!(
+        "exec 3<&0; exec {} < <(dd bs=1 count={} status=none <&3; sleep 2)",
+        env!("CARGO_BIN_EXE_frostkeep-token-agent"),
+        bytes.len()
+    );
+    let deaf = TokenConfig {
+        agent: Some(AgentCommand { program: "/bin/bash".into(), arguments: vec!["-c".into(), script] }),
+        deadlines: Deadlines { start_ms: 2_000, login_ms: 50, call_ms: CALL_MS },
         ..bench.config.clone()
     };
-    let latch = || show(&config, false, Box::new(os())).unwrap().latch;
+    let latch = || show(&bench.config, false, Box::new(os())).unwrap().latch;
     for unanswered in 1..=2 {
-        // The server hangs in the moment between token info and login: nobody can time that from outside, so the mark is
-        // left as a killed node leaves it.
-        let path = PathBuf::from(latch().path);
-        fs::write(&path, format!("frostkeep-latch 1\nlatched no\nsucceeded no\nbegun {unanswered}\n")).unwrap();
-        assert_eq!(latch().unanswered, unanswered);
-        assert_eq!(latch().latched, unanswered == 2);
+        let mut provider = provider(&deaf);
+        assert_eq!(class(provider.wrap(&object(1), &DataKey::new(&[1; 32]))), OutageClass::Deadline);
+        assert_eq!((provider.token().logins(), latch().unanswered), (1, unanswered));
     }
-    let config = TokenConfig { deadlines: bench.config.deadlines, ..config };
-    let mut provider = provider(&config);
+    assert!(latch().latched);
+    let mut provider = provider(&bench.config);
     drive(&mut provider, ProviderState::Fenced);
     assert_eq!(provider.health().outage.unwrap().class, OutageClass::Credential);
-    unlatch(&config, Box::new(os())).unwrap();
+    assert_eq!(provider.token().logins(), 0);
+    unlatch(&bench.config, Box::new(os())).unwrap();
     drive(&mut provider, ProviderState::Ready);
+    // From now on silence says nothing of the pin: a hanging token must not latch.
+    for _ in 0..3 {
+        let mut provider = self::provider(&deaf);
+        assert_eq!(class(provider.wrap(&object(1), &DataKey::new(&[1; 32]))), OutageClass::Deadline);
+    }
+    assert!(!latch().latched);
 }
 
 // Keys.
@@ -480,7 +497,7 @@ fn the_agent_inherits_nothing_and_shows_the_pin_to_nobody() {
                 let target = fs::read_link(entry.unwrap().path()).unwrap();
                 if target.to_string_lossy().starts_with("pipe:") {
                     pipes += 1;
-                } else if target != PathBuf::from("/dev/null") && !target.starts_with(bench.token.token_directory()) {
+                } else if target != Path::new("/dev/null") && !target.starts_with(bench.token.token_directory()) {
                     others.push(target);
                 }
             }
