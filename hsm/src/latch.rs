@@ -1,0 +1,377 @@
+//! The credential latch: a wrong PIN is tried once, not until the token locks.
+//!
+//! One plain, synced file per token serial. It holds nothing derived from the PIN:
+//!
+//! ```text
+//! frostkeep-latch 1
+//! latched no
+//! succeeded yes
+//! begun 0
+//! ```
+//!
+//! `latched`: the token refused a PIN. `succeeded`: a login has succeeded since `init` or `unlatch`. `begun`: logins that were
+//! begun and never answered, 0 to 2; they count only while none has succeeded. Within a process a PIN that differs from the
+//! refused one lifts the latch; for that a salted hash of the refused PIN is kept in RAM.
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
+
+use crate::entropy::Entropy;
+use crate::pin::Pin;
+
+/// Unanswered logins that latch while none has succeeded.
+pub const UNANSWERED_MAX: u8 = 2;
+
+const FILE_BYTES_MAX: u64 = 256;
+const MAGIC: &str = "frostkeep-latch 1";
+
+/// What the file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LatchState {
+    /// The token refused a PIN.
+    pub latched: bool,
+    /// A login has succeeded since `init` or `unlatch`.
+    pub succeeded: bool,
+    /// Logins begun and never answered.
+    pub begun: u8,
+}
+
+impl LatchState {
+    /// Whether unanswered logins alone latch: none has ever succeeded, so that each may have been a wrong PIN.
+    pub const fn unanswered(&self) -> bool {
+        !self.succeeded && self.begun >= UNANSWERED_MAX
+    }
+}
+
+/// Why no login is tried.
+#[derive(Debug, thiserror::Error)]
+pub enum LatchError {
+    /// The token refused this PIN.
+    #[error("the token refused the pin; no login is tried until the pin file changes or `frostkeep token unlatch`")]
+    Refused,
+    /// Latched by an earlier process, or by a file that does not read.
+    #[error("latched since an earlier refusal of a pin; correct the pin, then `frostkeep token unlatch`")]
+    Latched,
+    /// Logins were begun and never answered, and none has ever succeeded.
+    #[error(
+        "{UNANSWERED_MAX} logins were never answered and none has succeeded; check token and pin, then `frostkeep token unlatch`"
+    )]
+    Unanswered,
+    /// The file cannot be read or written: no login without it.
+    #[error("latch file {path:?} cannot be used: {cause}")]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+}
+
+/// A PIN that was tried, recognisable in RAM alone.
+struct Tried {
+    salt: Zeroizing<[u8; 32]>,
+    hash: Zeroizing<[u8; 32]>,
+}
+
+impl Tried {
+    fn new(pin: &Pin, entropy: &mut dyn Entropy) -> Self {
+        let mut salt = Zeroizing::new([0; 32]);
+        entropy.fill_bytes(salt.as_mut_slice());
+        let hash = hash(&salt, pin);
+        Self { salt, hash }
+    }
+
+    fn is(&self, pin: &Pin) -> bool {
+        *hash(&self.salt, pin) == *self.hash
+    }
+}
+
+fn hash(salt: &[u8; 32], pin: &Pin) -> Zeroizing<[u8; 32]> {
+    let mut hasher = Box::new(Sha256::new());
+    hasher.update(salt);
+    hasher.update(pin.expose());
+    let hash = Zeroizing::new(hasher.finalize_reset().into());
+    // The hasher's block buffer still holds the end of the PIN.
+    hasher.update([0; 63]);
+    hash
+}
+
+/// The latch of one token.
+pub struct Latch {
+    path: PathBuf,
+    refused: Option<Tried>,
+    accepted: Option<Tried>,
+}
+
+impl Latch {
+    /// The latch of the token with this serial number, in `directory`.
+    pub fn new(directory: &Path, serial: &str) -> Self {
+        let name: String = serial.bytes().map(|byte| format!("{byte:02x}")).collect();
+        Self { path: directory.join(format!("token-{name}.latch")), refused: None, accepted: None }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What the file says; the default when there is none.
+    ///
+    /// # Errors
+    /// [`LatchError::File`]; [`LatchError::Latched`] when it does not parse.
+    pub fn state(&self) -> Result<LatchState, LatchError> {
+        let file = match File::options().read(true).open(&self.path) {
+            Ok(file) => file,
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+                return Ok(LatchState::default());
+            }
+            Err(cause) => return Err(self.unusable(cause)),
+        };
+        let mut text = String::new();
+        match file.take(FILE_BYTES_MAX).read_to_string(&mut text) {
+            Ok(_) => parse(&text).ok_or(LatchError::Latched),
+            Err(cause) if cause.kind() == io::ErrorKind::InvalidData => Err(LatchError::Latched),
+            Err(cause) => Err(self.unusable(cause)),
+        }
+    }
+
+    /// Asked before a login with `pin`: whether it may be tried, with its mark synced.
+    ///
+    /// # Errors
+    /// [`LatchError`]: it may not.
+    pub fn begin(&mut self, pin: &Pin) -> Result<(), LatchError> {
+        let mut state = self.state()?;
+        if state.latched {
+            match &self.refused {
+                None => return Err(LatchError::Latched),
+                Some(refused) if refused.is(pin) => return Err(LatchError::Refused),
+                // Another PIN: the operator has seen to it.
+                Some(_) => state.latched = false,
+            }
+        }
+        if state.unanswered() {
+            return Err(LatchError::Unanswered);
+        }
+        self.refused = None;
+        if self.accepted.as_ref().is_some_and(|accepted| accepted.is(pin)) {
+            return Ok(());
+        }
+        state.begun = state.begun.saturating_add(1).min(UNANSWERED_MAX);
+        self.write(&state)
+    }
+
+    /// The token took the PIN.
+    ///
+    /// # Errors
+    /// [`LatchError::File`].
+    pub fn succeeded(&mut self, pin: &Pin, entropy: &mut dyn Entropy) -> Result<(), LatchError> {
+        if self.accepted.as_ref().is_some_and(|accepted| accepted.is(pin)) {
+            return Ok(());
+        }
+        self.write(&LatchState { latched: false, succeeded: true, begun: 0 })?;
+        self.accepted = Some(Tried::new(pin, entropy));
+        Ok(())
+    }
+
+    /// The token refused the PIN: latches. In RAM first, so that a full disk does not undo it in this process.
+    ///
+    /// # Errors
+    /// [`LatchError::File`].
+    pub fn refused(&mut self, pin: &Pin, entropy: &mut dyn Entropy) -> Result<(), LatchError> {
+        self.accepted = None;
+        self.refused = Some(Tried::new(pin, entropy));
+        let succeeded = self.state().map(|state| state.succeeded).unwrap_or(false);
+        self.write(&LatchState { latched: true, succeeded, begun: 0 })
+    }
+
+    /// The token answered the login with something that says nothing of the PIN.
+    ///
+    /// # Errors
+    /// [`LatchError::File`].
+    pub fn answered(&mut self, pin: &Pin) -> Result<(), LatchError> {
+        if self.accepted.as_ref().is_some_and(|accepted| accepted.is(pin)) {
+            return Ok(());
+        }
+        let mut state = self.state()?;
+        state.begun = state.begun.saturating_sub(1);
+        self.write(&state)
+    }
+
+    /// Forgets every refusal and every success: the operator says that the PIN is right now.
+    ///
+    /// # Errors
+    /// [`LatchError::File`].
+    pub fn unlatch(&mut self) -> Result<(), LatchError> {
+        self.refused = None;
+        self.accepted = None;
+        self.write(&LatchState::default())
+    }
+
+    /// Replaces the file, synced, with its directory.
+    fn write(&self, state: &LatchState) -> Result<(), LatchError> {
+        replace(&self.path, render(state).as_bytes()).map_err(|cause| self.unusable(cause))
+    }
+
+    fn unusable(&self, cause: io::Error) -> LatchError {
+        LatchError::File { path: self.path.clone(), cause }
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the one place in this crate that replaces a file: synced, then renamed, then the directory synced"
+)]
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let directory = path.parent().ok_or_else(|| io::Error::other("no directory"))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let temporary = path.with_extension("latch.new");
+    let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, path)?;
+    File::open(directory)?.sync_all()
+}
+
+fn render(state: &LatchState) -> String {
+    let word = |yes| if yes { "yes" } else { "no" };
+    format!("{MAGIC}\nlatched {}\nsucceeded {}\nbegun {}\n", word(state.latched), word(state.succeeded), state.begun)
+}
+
+/// Exactly what [`render`] writes; anything else is none.
+fn parse(text: &str) -> Option<LatchState> {
+    let word = |word| match word {
+        "yes" => Some(true),
+        "no" => Some(false),
+        _ => None,
+    };
+    let mut lines = text.strip_suffix('\n')?.split('\n');
+    (lines.next()? == MAGIC).then_some(())?;
+    let latched = word(lines.next()?.strip_prefix("latched ")?)?;
+    let succeeded = word(lines.next()?.strip_prefix("succeeded ")?)?;
+    let begun = match lines.next()?.strip_prefix("begun ")? {
+        "0" => 0,
+        "1" => 1,
+        "2" => 2,
+        _ => return None,
+    };
+    lines.next().is_none().then_some(LatchState { latched, succeeded, begun })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::disallowed_methods, reason = "test files")]
+    use super::*;
+    use crate::uri::PinSource;
+    use proptest::prelude::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn pin(directory: &Path, text: &str) -> Pin {
+        let path = directory.join("pin");
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        crate::pin::read(&PinSource::File(path), None).unwrap()
+    }
+
+    #[test]
+    fn one_refusal_stops_every_login_with_that_pin() {
+        let directory = tempfile::tempdir().unwrap();
+        let (wrong, right) = (pin(directory.path(), "wrong"), pin(directory.path(), "right"));
+        let mut latch = Latch::new(directory.path(), "0123");
+        latch.begin(&wrong).unwrap();
+        latch.refused(&wrong, &mut crate::entropy::os()).unwrap();
+        assert!(matches!(latch.begin(&wrong), Err(LatchError::Refused)));
+        // Another process knows no PIN: only the operator helps it.
+        let mut restarted = Latch::new(directory.path(), "0123");
+        assert!(matches!(restarted.begin(&right), Err(LatchError::Latched)));
+        // This one knows which PIN was wrong.
+        latch.begin(&right).unwrap();
+        latch.succeeded(&right, &mut crate::entropy::os()).unwrap();
+        assert_eq!(latch.state().unwrap(), LatchState { latched: false, succeeded: true, begun: 0 });
+        restarted.begin(&right).unwrap();
+    }
+
+    #[test]
+    fn unlatching_forgets_the_refusal_also_in_a_running_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let same = pin(directory.path(), "same");
+        let mut latch = Latch::new(directory.path(), "0123");
+        latch.begin(&same).unwrap();
+        latch.refused(&same, &mut crate::entropy::os()).unwrap();
+        Latch::new(directory.path(), "0123").unlatch().unwrap();
+        latch.begin(&same).unwrap();
+    }
+
+    #[test]
+    fn two_unanswered_logins_latch_only_while_none_has_succeeded() {
+        let directory = tempfile::tempdir().unwrap();
+        let pin = pin(directory.path(), "1234");
+        let begin = || Latch::new(directory.path(), "0123").begin(&pin);
+        begin().unwrap();
+        begin().unwrap();
+        assert!(matches!(begin(), Err(LatchError::Unanswered)));
+        let mut latch = Latch::new(directory.path(), "0123");
+        latch.unlatch().unwrap();
+        latch.begin(&pin).unwrap();
+        latch.succeeded(&pin, &mut crate::entropy::os()).unwrap();
+        for _ in 0..5 {
+            begin().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_answer_removes_the_mark_of_its_login() {
+        let directory = tempfile::tempdir().unwrap();
+        let pin = pin(directory.path(), "1234");
+        for _ in 0..5 {
+            let mut latch = Latch::new(directory.path(), "0123");
+            latch.begin(&pin).unwrap();
+            assert_eq!(latch.state().unwrap().begun, 1);
+            latch.answered(&pin).unwrap();
+            assert_eq!(latch.state().unwrap().begun, 0);
+        }
+    }
+
+    #[test]
+    fn the_file_holds_nothing_of_the_pin_and_is_for_its_owner_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, other) = (pin(directory.path(), "1234"), pin(directory.path(), "999999"));
+        let mut content = Vec::new();
+        for (serial, pin) in [("a", &one), ("b", &other)] {
+            let mut latch = Latch::new(directory.path(), serial);
+            latch.begin(pin).unwrap();
+            latch.refused(pin, &mut crate::entropy::os()).unwrap();
+            content.push(std::fs::read(latch.path()).unwrap());
+            assert_eq!(std::fs::metadata(latch.path()).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        assert_eq!(content[0], content[1], "the same bytes whatever the pin");
+    }
+
+    #[test]
+    fn a_damaged_file_latches_and_an_unusable_directory_refuses() {
+        let directory = tempfile::tempdir().unwrap();
+        let pin = pin(directory.path(), "1234");
+        let mut latch = Latch::new(directory.path(), "0123");
+        std::fs::write(latch.path(), "frostkeep-latch 1\nlatched no\n").unwrap();
+        assert!(matches!(latch.begin(&pin), Err(LatchError::Latched)));
+        std::fs::write(latch.path(), [0xff; 20]).unwrap();
+        assert!(matches!(latch.begin(&pin), Err(LatchError::Latched)));
+        let mut latch = Latch::new(&directory.path().join("pin"), "0123");
+        assert!(matches!(latch.begin(&pin), Err(LatchError::File { .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn only_what_is_written_parses(text in ".{0,80}", latched in any::<bool>(), succeeded in any::<bool>(), begun in 0u8..=2) {
+            let state = LatchState { latched, succeeded, begun };
+            prop_assert_eq!(parse(&render(&state)), Some(state));
+            if let Some(state) = parse(&text) {
+                prop_assert_eq!(render(&state), text);
+            }
+        }
+    }
+}

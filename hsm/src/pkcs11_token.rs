@@ -1,0 +1,329 @@
+//! A real token: agent, latch and PIN behind the trait [`Token`].
+
+use std::path::PathBuf;
+
+use crate::agent::protocol::{FoundKey, Reply, Request, TokenSelector};
+use crate::config::{ConfigError, Deadlines, TokenConfig};
+use crate::entropy::Entropy;
+use crate::latch::{Latch, LatchError};
+use crate::pin;
+use crate::provider::{AnchorRead, AnchorValue, KeyDescriptor};
+use crate::scheme;
+use crate::supervisor::{Answer, Supervisor};
+use crate::token::{Derived, FaultClass, Opened, Token, TokenError, TokenInfo};
+use crate::uri::{PinSource, TokenUri};
+
+/// A PKCS#11 token in a supervised agent.
+pub struct Pkcs11Token {
+    name: String,
+    uri: TokenUri,
+    module: String,
+    pin_source: PinSource,
+    credentials_directory: Option<PathBuf>,
+    latch_directory: PathBuf,
+    latch: Option<(String, Latch)>,
+    deadlines: Deadlines,
+    supervisor: Supervisor,
+    logins: u64,
+    entropy: Box<dyn Entropy>,
+    // Numbers of the open keys in the agent, in the order of `Opened::keys`.
+    keys: Vec<u32>,
+}
+
+impl Pkcs11Token {
+    /// The token that `config` names. Starts nothing yet.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn new(config: &TokenConfig, entropy: Box<dyn Entropy>) -> Result<Self, ConfigError> {
+        let uri = config.check()?;
+        let module = uri.module_path.clone().ok_or(ConfigError::NoModule)?;
+        let name = match (&uri.token, &uri.serial, &uri.slot_id) {
+            (Some(label), _, _) => label.clone(),
+            (None, Some(serial), _) => format!("serial {serial}"),
+            (None, None, Some(slot)) => format!("slot {slot}"),
+            (None, None, None) => return Err(ConfigError::NoToken),
+        };
+        Ok(Self {
+            name,
+            module: module.to_string_lossy().into_owned(),
+            pin_source: uri.pin_source.clone().ok_or(ConfigError::NoPin)?,
+            credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
+            latch_directory: config.latch_directory.clone(),
+            latch: None,
+            deadlines: config.deadlines,
+            supervisor: Supervisor::new(config.agent_command()?, config.environment.clone()),
+            logins: 0,
+            entropy,
+            keys: Vec::new(),
+            uri,
+        })
+    }
+
+    /// Process id of the live agent.
+    pub fn agent_pid(&self) -> Option<u32> {
+        self.supervisor.agent_pid()
+    }
+
+    /// Logins that the token was asked for.
+    pub fn logins(&self) -> u64 {
+        self.logins
+    }
+
+    /// The URI that names token and key.
+    pub(crate) fn uri(&self) -> &TokenUri {
+        &self.uri
+    }
+
+    /// Full re-initialisation, without a login.
+    pub(crate) fn connect(&mut self) -> Result<TokenInfo, TokenError> {
+        self.keys.clear();
+        self.supervisor.ensure_started(self.deadlines.start())?;
+        let token = TokenSelector {
+            label: self.uri.token.clone(),
+            serial: self.uri.serial.clone(),
+            manufacturer: self.uri.manufacturer.clone(),
+            model: self.uri.model.clone(),
+            slot: self.uri.slot_id,
+        };
+        let request = Request::Connect { module: self.module.clone(), token };
+        match self.supervisor.call(&request, &[], self.deadlines.start()) {
+            Ok(Answer::Reply(Reply::Token(info))) => Ok(info),
+            Ok(_) => Err(self.supervisor.confused("connect")),
+            Err(error) => Err(self.restart_after(error)),
+        }
+    }
+
+    /// The latch of the token that has just told its serial number.
+    pub(crate) fn latch(&mut self, serial: &str) -> &mut Latch {
+        let latch = match self.latch.take() {
+            Some((known, latch)) if known == serial => latch,
+            _ => Latch::new(&self.latch_directory, serial),
+        };
+        &mut self.latch.insert((serial.to_owned(), latch)).1
+    }
+
+    /// Logs in, when the latch and the token's own flags allow it. `info` is the token's answer of a moment ago: a login is never
+    /// the first thing that a token is asked.
+    pub(crate) fn login(&mut self, info: &TokenInfo) -> Result<(), TokenError> {
+        if info.pin_locked || info.pin_final_try {
+            let (code, detail) = if info.pin_locked {
+                ("pin_locked", "the token says that the pin is locked")
+            } else {
+                ("pin_final_try", "the token says that one more wrong pin locks it; log in once with another tool")
+            };
+            return Err(TokenError::new(FaultClass::Credential, "login", code, detail));
+        }
+        let pin = pin::read(&self.pin_source, self.credentials_directory.as_deref()).map_err(|cause| {
+            let mut detail = cause.to_string();
+            if let Some(source) = std::error::Error::source(&cause) {
+                detail.push_str(&format!(": {source}"));
+            }
+            TokenError::new(FaultClass::Usage, "read_pin", "pin_not_read", detail)
+        })?;
+        self.latch(&info.serial).begin(&pin).map_err(|cause| latch_error(&cause))?;
+        self.logins += 1;
+        let answer = match self.supervisor.call(&Request::Login, pin.expose(), self.deadlines.login()) {
+            Ok(Answer::Reply(Reply::Done)) => Ok(()),
+            Ok(_) => Err(self.supervisor.confused("login")),
+            Err(error) => Err(error),
+        };
+        let Some((_, latch)) = self.latch.as_mut() else {
+            return Err(TokenError::new(FaultClass::Usage, "login", "latch_missing", ""));
+        };
+        match &answer {
+            Ok(()) => latch.succeeded(&pin, self.entropy.as_mut()).map_err(|cause| latch_error(&cause))?,
+            Err(error) => match error.class {
+                FaultClass::Credential => {
+                    // The refusal is the news, also when the disk is full; the latch holds in RAM then.
+                    if let Err(cause) = latch.refused(&pin, self.entropy.as_mut()) {
+                        tracing::error!(%cause, "the latch could not be written; it holds in this process");
+                    }
+                }
+                // Unanswered: the mark stays.
+                FaultClass::Deadline => {}
+                FaultClass::Module if error.code == "agent_ended" || error.code == "agent_confused" => {}
+                _ => latch.answered(&pin).map_err(|cause| latch_error(&cause))?,
+            },
+        }
+        answer.map_err(|error| self.restart_after(error))
+    }
+
+    /// Keys by label and id.
+    pub(crate) fn find(&mut self, label: Option<String>, id: Option<Vec<u8>>) -> Result<Vec<FoundKey>, TokenError> {
+        match self.supervisor.call(&Request::Find { label, id }, &[], self.deadlines.login()) {
+            Ok(Answer::Reply(Reply::Keys(keys))) => Ok(keys),
+            Ok(_) => Err(self.supervisor.confused("find")),
+            Err(error) => Err(self.restart_after(error)),
+        }
+    }
+
+    /// Creates a key. Only provisioning asks for it.
+    pub(crate) fn create_key(&mut self, label: String, id: Vec<u8>) -> Result<(), TokenError> {
+        match self.supervisor.call(&Request::CreateKey { label, id }, &[], self.deadlines.login()) {
+            Ok(Answer::Reply(Reply::Done)) => Ok(()),
+            Ok(_) => Err(self.supervisor.confused("create_key")),
+            Err(error) => Err(self.restart_after(error)),
+        }
+    }
+
+    /// Class `Module` is cured by a new process alone.
+    fn restart_after(&mut self, error: TokenError) -> TokenError {
+        if error.class == FaultClass::Module {
+            self.supervisor.end_agent(0);
+        }
+        error
+    }
+
+    /// The one key that the URI names.
+    fn find_named(&mut self) -> Result<FoundKey, TokenError> {
+        let found = self.find(self.uri.object.clone(), self.uri.id.clone())?;
+        match <[FoundKey; 1]>::try_from(found) {
+            Ok([key]) if key.id.is_empty() => {
+                Err(TokenError::new(FaultClass::Usage, "find", "key_without_id", "the key needs a CKA_ID"))
+            }
+            Ok([key]) => Ok(key),
+            Err(found) => Err(not_one(found.len(), "the configured name")),
+        }
+    }
+
+    /// Those of `required` that are here, the configured one first.
+    fn find_required(&mut self, required: &[KeyDescriptor]) -> Result<Vec<FoundKey>, TokenError> {
+        let mut open: Vec<FoundKey> = Vec::new();
+        for wanted in required.iter().filter(|wanted| wanted.scheme == scheme::HMAC) {
+            let found = self.find(None, Some(wanted.id.clone()))?;
+            match <[FoundKey; 1]>::try_from(found) {
+                Ok([key]) if key.check_value == wanted.check_value => open.push(key),
+                Ok([key]) => {
+                    let detail = format!(
+                        "key {} has check value {}, the state was sealed under one with {}",
+                        hex(&key.id),
+                        hex(&key.check_value),
+                        hex(&wanted.check_value)
+                    );
+                    return Err(TokenError::new(FaultClass::Key, "find", "key_changed", detail));
+                }
+                Err(found) if found.is_empty() => {}
+                Err(found) => return Err(not_one(found.len(), &format!("id {}", hex(&wanted.id)))),
+            }
+        }
+        if open.is_empty() {
+            let ids: Vec<String> = required.iter().map(|key| hex(&key.id)).collect();
+            let others = self.find(self.uri.object.clone(), self.uri.id.clone())?;
+            let (code, seen) = match others.first() {
+                Some(other) => ("key_changed", format!("; key {} answers under its name", hex(&other.id))),
+                None => ("key_missing", String::new()),
+            };
+            let detail = format!("no key with id {} on the token{seen}", ids.join(" or "));
+            return Err(TokenError::new(FaultClass::Key, "find", code, detail));
+        }
+        let uri = &self.uri;
+        open.sort_by_key(|key| {
+            let named = uri.id.as_ref().is_none_or(|id| *id == key.id)
+                && uri.object.as_ref().is_none_or(|label| *label == key.label);
+            !named
+        });
+        Ok(open)
+    }
+}
+
+impl Token for Pkcs11Token {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn open(&mut self, required: &[KeyDescriptor]) -> Result<Opened, TokenError> {
+        let info = self.connect()?;
+        self.login(&info)?;
+        let found = if required.is_empty() { vec![self.find_named()?] } else { self.find_required(required)? };
+        self.keys = found.iter().map(|key| key.key).collect();
+        let keys = found.into_iter().map(|key| descriptor(key, &info)).collect();
+        Ok(Opened { info, keys })
+    }
+
+    fn derive(&mut self, key: usize, input: &[u8]) -> Result<Derived, TokenError> {
+        let Some(key) = self.keys.get(key).copied() else {
+            return Err(TokenError::new(FaultClass::Session, "derive", "not_open", ""));
+        };
+        match self.supervisor.call(&Request::Derive { key }, input, self.deadlines.call()) {
+            Ok(Answer::Derived(derived)) => Ok(derived),
+            Ok(Answer::Reply(_)) => Err(self.supervisor.confused("derive")),
+            Err(error) => Err(self.restart_after(error)),
+        }
+    }
+
+    fn anchor_read(&mut self) -> Result<AnchorRead, TokenError> {
+        Ok(AnchorRead::Unsupported)
+    }
+
+    fn anchor_write(&mut self, _value: &AnchorValue) -> Result<(), TokenError> {
+        Err(TokenError::new(FaultClass::Usage, "anchor_write", "anchor_unsupported", "this token keeps no anchor"))
+    }
+
+    fn agents_started(&self) -> u64 {
+        self.supervisor.started()
+    }
+}
+
+/// The descriptor of a found key.
+pub(crate) fn descriptor(key: FoundKey, info: &TokenInfo) -> KeyDescriptor {
+    KeyDescriptor {
+        scheme: scheme::HMAC,
+        id: key.id,
+        check_value: key.check_value,
+        token_label: info.label.clone(),
+        token_serial: info.serial.clone(),
+    }
+}
+
+fn not_one(found: usize, name: &str) -> TokenError {
+    let code = if found == 0 { "key_missing" } else { "key_not_unique" };
+    TokenError::new(FaultClass::Key, "find", code, format!("{found} keys match {name}, exactly one must"))
+}
+
+fn latch_error(cause: &LatchError) -> TokenError {
+    let (class, code) = match cause {
+        LatchError::Refused | LatchError::Latched | LatchError::Unanswered => (FaultClass::Credential, "login_latched"),
+        LatchError::File { .. } => (FaultClass::Usage, "latch_unusable"),
+    };
+    TokenError::new(class, "login", code, cause.to_string())
+}
+
+/// Lowercase hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(pin_final_try: bool, pin_locked: bool) -> TokenInfo {
+        TokenInfo {
+            label: "a".to_owned(),
+            serial: "0123".to_owned(),
+            manufacturer: String::new(),
+            model: String::new(),
+            pin_count_low: true,
+            pin_final_try,
+            pin_locked,
+        }
+    }
+
+    #[test]
+    fn no_login_is_tried_when_the_token_says_that_the_last_try_is_near() {
+        let config: TokenConfig = serde_json::from_value(serde_json::json!({
+            "uri": "pkcs11:token=a;object=b?module-path=/absent.so&pin-source=file:/absent",
+            "latch_directory": "/nonexistent",
+        }))
+        .unwrap();
+        for (final_try, locked, code) in
+            [(true, false, "pin_final_try"), (true, true, "pin_locked"), (false, true, "pin_locked")]
+        {
+            let mut token = Pkcs11Token::new(&config, Box::new(crate::entropy::os())).unwrap();
+            let error = token.login(&info(final_try, locked)).unwrap_err();
+            assert_eq!((error.class, error.code.as_str()), (FaultClass::Credential, code));
+            assert_eq!(token.logins(), 0);
+        }
+    }
+}
