@@ -51,6 +51,9 @@ pub enum IdError {
 pub struct Member(NonZeroU16);
 
 impl Member {
+    /// Member 1.
+    pub const FIRST: Member = Member(NonZeroU16::MIN);
+
     /// The member with this number.
     ///
     /// # Errors

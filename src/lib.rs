@@ -2,6 +2,7 @@
 
 pub mod bitcoin;
 pub mod cli;
+pub mod engine;
 pub mod frost;
 pub mod hash;
 pub mod identity;
@@ -9,9 +10,10 @@ pub mod ids;
 pub mod keygen;
 pub mod limits;
 pub mod manual;
+pub mod node;
+pub mod policy;
 pub mod process;
 pub mod reasons;
-pub mod policy;
 pub mod roast;
 pub mod store;
 

@@ -120,3 +120,34 @@ pub const DENY_REASON_BYTES_MAX: usize = 256;
 
 /// Deny files of one node. More are a mistake or an attack; the freeze itself still holds in memory.
 pub const DENY_FILES_MAX: usize = 4_096;
+
+/// Freezes that one thaw can name.
+pub const FREEZES_PER_THAW_MAX: usize = 256;
+
+/// Attempt timers of one node. Only attempts under the `evidence` policy have one.
+pub const VOTE_TIMERS_MAX: usize = 65_536;
+
+/// Age at which an attempt's timer is dropped, milliseconds.
+pub const VOTE_TIMER_AGE_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
+
+/// Silence of a coordinator after which a member votes for a timeout, milliseconds.
+pub const ATTEMPT_TIMEOUT_MS: u64 = 30_000;
+
+/// The longest that a request waits for its record to become durable, milliseconds.
+pub const REPLY_WAIT_MS_MAX: u64 = 60_000;
+
+/// The longest that a freeze waits for its deny file, milliseconds: a hung sync must not hold the answer.
+pub const DENY_FILE_WAIT_MS_MAX: u64 = 2_000;
+
+/// Approved transactions of one key group.
+pub const APPROVALS_MAX: usize = 65_536;
+
+/// Age at which an approval is forgotten, seconds, measured between approvals. Longer than any session and any rate
+/// window.
+pub const APPROVAL_AGE_S_MAX: u64 = 30 * 24 * 60 * 60;
+
+/// Taproot roots that one approval names.
+pub const APPROVAL_ROOTS_MAX: usize = 64;
+
+/// Key generations under way in one node.
+pub const CEREMONIES_MAX: usize = 8;

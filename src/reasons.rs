@@ -230,6 +230,8 @@ reasons! {
         "The ceremony exists with other parameters, or the sender has sent another message for this step.";
     CeremonyMessageInvalid "ceremony_message_invalid" Caller Never
         "The message is not signed by its sender, is out of step, or does not decode; the sender is named.";
+    CeremonyIncomplete "ceremony_incomplete" Surroundings SameRequest
+        "Messages of the ceremony's current round have not come; the error names the members.";
     CeremonyFailed "ceremony_failed" Surroundings Never
         "The ceremony is over without a key; every member that was absent or at fault is named.";
     CertificateInvalid "certificate_invalid" Caller Never

@@ -259,13 +259,6 @@ pub enum TransactionError {
     },
 }
 
-impl TransactionError {
-    /// The stable reason of a refusal.
-    pub fn reason(&self) -> &'static str {
-        "invalid_request"
-    }
-}
-
 /// An unsigned transaction and the outputs that it spends, in the order of its inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnsignedTransaction {
@@ -337,6 +330,11 @@ impl UnsignedTransaction {
             return Err(TransactionError::Overspent { inputs_sat, outputs_sat });
         }
         Ok(Self { transaction, prevouts })
+    }
+
+    /// How many inputs it has.
+    pub fn input_count(&self) -> usize {
+        self.prevouts.len()
     }
 
     /// The transaction id.

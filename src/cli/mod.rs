@@ -3,8 +3,8 @@
 //! To add a verb: a file beside this one with `pub struct Args` (clap) and `pub fn run(Args, &Output) -> Result<(), CliError>`,
 //! a `mod` line, a variant of `Verb`, and an arm of `dispatch`. A verb that is not for people carries `#[command(hide = true)]`.
 
-mod error;
 pub mod attempt;
+mod error;
 pub mod hardening;
 mod output;
 pub mod reasons;

@@ -18,16 +18,12 @@ pub fn deal<R: RngCore + CryptoRng>(
     threshold: u16,
     entropy: &mut R,
 ) -> Result<(Vec<KeyShare>, GroupKey), DecodeError> {
-    let invalid = || DecodeError::Threshold {
-        what: "dealt group",
-        found: threshold,
-        members: members.len(),
-    };
+    let invalid = || DecodeError::Threshold { what: "dealt group", found: threshold, members: members.len() };
     let ids: Vec<_> = members.iter().map(|&member| identifier(member)).collect();
     let count = u16::try_from(ids.len()).map_err(|_| invalid())?;
     let list = tr::keys::IdentifierList::Custom(&ids);
-    let (shares, package) = tr::keys::generate_with_dealer(count, threshold, list, &mut *entropy)
-        .map_err(|_| invalid())?;
+    let (shares, package) =
+        tr::keys::generate_with_dealer(count, threshold, list, &mut *entropy).map_err(|_| invalid())?;
     let shares = shares
         .into_values()
         .map(|share| KeyShare::wrap(Box::new(share.try_into().map_err(|_| invalid())?)))

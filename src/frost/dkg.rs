@@ -20,9 +20,7 @@ type Element = <Secp256K1Group as Group>::Element;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DkgError {
     /// A threshold that this many members cannot have.
-    #[error(
-        "threshold {threshold} of {members} members: 2 to {members} of at most {MEMBERS_MAX} are allowed"
-    )]
+    #[error("threshold {threshold} of {members} members: 2 to {members} of at most {MEMBERS_MAX} are allowed")]
     Threshold {
         /// The threshold.
         threshold: u16,
@@ -66,13 +64,8 @@ impl RoundOnePackage {
     pub const BYTES_MAX: usize = 80 + 33 * MEMBERS_MAX;
 
     fn wrap(inner: dkg::round1::Package) -> Result<Self, DecodeError> {
-        let bytes = inner.serialize().map_err(|_| DecodeError::Malformed {
-            what: "round-one package",
-        })?;
-        Ok(Self {
-            bytes: bytes.into_boxed_slice(),
-            inner,
-        })
+        let bytes = inner.serialize().map_err(|_| DecodeError::Malformed { what: "round-one package" })?;
+        Ok(Self { bytes: bytes.into_boxed_slice(), inner })
     }
 
     /// Reads the canonical encoding.
@@ -82,20 +75,11 @@ impl RoundOnePackage {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         const WHAT: &str = "round-one package";
         if bytes.len() > Self::BYTES_MAX {
-            return Err(DecodeError::Length {
-                what: WHAT,
-                found: bytes.len(),
-                limit: Self::BYTES_MAX,
-            });
+            return Err(DecodeError::Length { what: WHAT, found: bytes.len(), limit: Self::BYTES_MAX });
         }
-        let inner = dkg::round1::Package::deserialize(bytes)
-            .map_err(|_| DecodeError::Malformed { what: WHAT })?;
+        let inner = dkg::round1::Package::deserialize(bytes).map_err(|_| DecodeError::Malformed { what: WHAT })?;
         let read = Self::wrap(inner)?;
-        if read.as_bytes() == bytes {
-            Ok(read)
-        } else {
-            Err(DecodeError::NotCanonical { what: WHAT })
-        }
+        if read.as_bytes() == bytes { Ok(read) } else { Err(DecodeError::NotCanonical { what: WHAT }) }
     }
 
     /// The canonical encoding.
@@ -106,12 +90,8 @@ impl RoundOnePackage {
     /// Whether it is a package that `sender` can have made: as many coefficients as the threshold, and the proof verifies.
     pub fn verifies(&self, sender: Member, threshold: u16) -> bool {
         self.inner.commitment().coefficients().len() == usize::from(threshold)
-            && verify_proof_of_knowledge(
-                identifier(sender),
-                self.inner.commitment(),
-                self.inner.proof_of_knowledge(),
-            )
-            .is_ok()
+            && verify_proof_of_knowledge(identifier(sender), self.inner.commitment(), self.inner.proof_of_knowledge())
+                .is_ok()
     }
 }
 
@@ -129,11 +109,7 @@ impl fmt::Debug for RoundOnePackage {
     }
 }
 
-serde_as_bytes!(
-    RoundOnePackage,
-    RoundOnePackage::as_bytes,
-    RoundOnePackage::from_bytes
-);
+serde_as_bytes!(RoundOnePackage, RoundOnePackage::as_bytes, RoundOnePackage::from_bytes);
 
 /// What a member tells one other member: the value of its polynomial there.
 ///
@@ -152,16 +128,12 @@ impl RoundTwoPackage {
     pub fn decode(bytes: &[u8; Self::BYTES]) -> Result<Self, DecodeError> {
         SigningShare::deserialize(bytes)
             .map(|share| Self(Box::new(dkg::round2::Package::new(share))))
-            .map_err(|_| DecodeError::Malformed {
-                what: "round-two package",
-            })
+            .map_err(|_| DecodeError::Malformed { what: "round-two package" })
     }
 
     /// The scalar, in a wiped buffer.
     pub fn encode(&self) -> Zeroizing<[u8; Self::BYTES]> {
-        Zeroizing::new(Secp256K1ScalarField::serialize(
-            &self.0.signing_share().to_scalar(),
-        ))
+        Zeroizing::new(Secp256K1ScalarField::serialize(&self.0.signing_share().to_scalar()))
     }
 }
 
@@ -191,17 +163,9 @@ impl DkgRoundOne {
             return Err(invalid);
         }
         let count = u16::try_from(members).map_err(|_| invalid.clone())?;
-        let (secret, package) =
-            dkg::part1(identifier(member), count, threshold, &mut *entropy).map_err(|_| invalid)?;
+        let (secret, package) = dkg::part1(identifier(member), count, threshold, &mut *entropy).map_err(|_| invalid)?;
         let own = RoundOnePackage::wrap(package).map_err(DkgError::Result)?;
-        Ok((
-            Self {
-                member,
-                own: own.clone(),
-                secret: Box::new(secret),
-            },
-            own,
-        ))
+        Ok((Self { member, own: own.clone(), secret: Box::new(secret) }, own))
     }
 
     /// Part 2: checks the packages of all others and makes a secret one for each.
@@ -214,10 +178,7 @@ impl DkgRoundOne {
     ) -> Result<(DkgRoundTwo, BTreeMap<Member, RoundTwoPackage>), DkgError> {
         let expected = usize::from(*self.secret.max_signers()) - 1;
         if others.len() != expected || others.contains_key(&self.member) {
-            return Err(DkgError::Packages {
-                expected,
-                found: others.len(),
-            });
+            return Err(DkgError::Packages { expected, found: others.len() });
         }
         let threshold = *self.secret.min_signers();
         let wrong = || -> Vec<Member> {
@@ -227,32 +188,17 @@ impl DkgRoundOne {
                 .map(|(sender, _)| *sender)
                 .collect()
         };
-        let packages = others
-            .iter()
-            .map(|(&sender, package)| (identifier(sender), package.inner.clone()))
-            .collect();
+        let packages = others.iter().map(|(&sender, package)| (identifier(sender), package.inner.clone())).collect();
         // Part 2 checks every proof itself, and names the first culprit only.
-        let (secret, mut shares) = dkg::part2(*self.secret, &packages)
-            .map_err(|_| DkgError::RoundOne { culprits: wrong() })?;
+        let (secret, mut shares) =
+            dkg::part2(*self.secret, &packages).map_err(|_| DkgError::RoundOne { culprits: wrong() })?;
         let outgoing = others
             .keys()
-            .filter_map(|&receiver| {
-                Some((
-                    receiver,
-                    RoundTwoPackage(Box::new(shares.remove(&identifier(receiver))?)),
-                ))
-            })
+            .filter_map(|&receiver| Some((receiver, RoundTwoPackage(Box::new(shares.remove(&identifier(receiver))?)))))
             .collect();
         let mut packages = others.clone();
         packages.insert(self.member, self.own);
-        Ok((
-            DkgRoundTwo {
-                member: self.member,
-                packages,
-                secret: Box::new(secret),
-            },
-            outgoing,
-        ))
+        Ok((DkgRoundTwo { member: self.member, packages, secret: Box::new(secret) }, outgoing))
     }
 }
 
@@ -272,20 +218,12 @@ impl DkgRoundTwo {
     ///
     /// # Errors
     /// [`DkgError::RoundTwo`] names every member whose share does not lie on its polynomial.
-    pub fn finish(
-        self,
-        others: &BTreeMap<Member, RoundTwoPackage>,
-    ) -> Result<(KeyShare, GroupKey), DkgError> {
+    pub fn finish(self, others: &BTreeMap<Member, RoundTwoPackage>) -> Result<(KeyShare, GroupKey), DkgError> {
         let expected = self.packages.len() - 1;
         if others.len() != expected
-            || !others
-                .keys()
-                .all(|sender| *sender != self.member && self.packages.contains_key(sender))
+            || !others.keys().all(|sender| *sender != self.member && self.packages.contains_key(sender))
         {
-            return Err(DkgError::Packages {
-                expected,
-                found: others.len(),
-            });
+            return Err(DkgError::Packages { expected, found: others.len() });
         }
         let mut sum = Zeroizing::new(self.secret.secret_share());
         for package in others.values() {
@@ -296,36 +234,20 @@ impl DkgRoundTwo {
         let id = identifier(self.member);
         let verifying_share = VerifyingShare::from(signing_share);
         if verifying_share.to_element() != evaluate(&commitment, self.member) {
-            return Err(DkgError::RoundTwo {
-                culprits: self.culprits(others),
-            });
+            return Err(DkgError::RoundTwo { culprits: self.culprits(others) });
         }
         let verifying_shares = self
             .packages
             .keys()
-            .map(|&member| {
-                (
-                    identifier(member),
-                    VerifyingShare::new(evaluate(&commitment, member)),
-                )
-            })
+            .map(|&member| (identifier(member), VerifyingShare::new(evaluate(&commitment, member))))
             .collect();
-        let verifying_key = tr::VerifyingKey::new(
-            commitment
-                .first()
-                .copied()
-                .unwrap_or_else(Secp256K1Group::identity),
-        );
+        let verifying_key = tr::VerifyingKey::new(commitment.first().copied().unwrap_or_else(Secp256K1Group::identity));
         let threshold = *self.secret.min_signers();
         let (share, group) = Secp256K1Sha256TR::post_dkg(
             KeyPackage::new(id, signing_share, verifying_share, verifying_key, threshold),
             PublicKeyPackage::new(verifying_shares, verifying_key, Some(threshold)),
         )
-        .map_err(|_| {
-            DkgError::Result(DecodeError::Malformed {
-                what: "generated key",
-            })
-        })?;
+        .map_err(|_| DkgError::Result(DecodeError::Malformed { what: "generated key" }))?;
         let share = KeyShare::wrap(Box::new(share)).map_err(DkgError::Result)?;
         let group = GroupKey::wrap(group).map_err(DkgError::Result)?;
         Ok((share, group))
@@ -335,10 +257,7 @@ impl DkgRoundTwo {
     fn summed_commitment(&self) -> Vec<Element> {
         let mut sum = vec![Secp256K1Group::identity(); usize::from(*self.secret.min_signers())];
         for package in self.packages.values() {
-            for (total, coefficient) in sum
-                .iter_mut()
-                .zip(package.inner.commitment().coefficients())
-            {
+            for (total, coefficient) in sum.iter_mut().zip(package.inner.commitment().coefficients()) {
                 *total += coefficient.value();
             }
         }
@@ -349,20 +268,10 @@ impl DkgRoundTwo {
         let lies = |sender: &Member, package: &RoundTwoPackage| {
             self.packages.get(sender).is_none_or(|round_one| {
                 let commitment = round_one.inner.commitment().clone();
-                SecretShare::new(
-                    identifier(self.member),
-                    *package.0.signing_share(),
-                    commitment,
-                )
-                .verify()
-                .is_err()
+                SecretShare::new(identifier(self.member), *package.0.signing_share(), commitment).verify().is_err()
             })
         };
-        others
-            .iter()
-            .filter(|(sender, package)| lies(sender, package))
-            .map(|(sender, _)| *sender)
-            .collect()
+        others.iter().filter(|(sender, package)| lies(sender, package)).map(|(sender, _)| *sender).collect()
     }
 }
 

@@ -5,18 +5,13 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use bitcoin::secp256k1::{self, Secp256k1, VerifyOnly, XOnlyPublicKey, schnorr};
-use frost_core::{
-    CheaterDetection, aggregate_custom, compute_binding_factor_list, compute_group_commitment,
-};
+use frost_core::{CheaterDetection, aggregate_custom, compute_binding_factor_list, compute_group_commitment};
 use frost_secp256k1_tr as tr;
 use tr::keys::{EvenY, PublicKeyPackage, Tweak};
 use tr::{Field, Group, Secp256K1Group, Secp256K1ScalarField};
 
 use super::share::{key_group_id, point};
-use super::{
-    DecodeError, PackageError, Signature, SignatureShare, SigningPackage, identifier, member,
-    serde_as_bytes,
-};
+use super::{DecodeError, PackageError, Signature, SignatureShare, SigningPackage, identifier, member, serde_as_bytes};
 use crate::ids::{KeyGroupId, Member, MerkleRoot, Message, to_hex};
 use crate::limits::MEMBERS_MAX;
 
@@ -82,9 +77,7 @@ pub enum AggregateError {
         culprits: Vec<Member>,
     },
     /// Our fault: every share verifies, their sum does not.
-    #[error(
-        "every signature share verifies, but the signature does not: the two implementations disagree"
-    )]
+    #[error("every signature share verifies, but the signature does not: the two implementations disagree")]
     Disagreement,
 }
 
@@ -99,11 +92,7 @@ impl AggregateError {
 }
 
 fn list(members: &[Member]) -> String {
-    members
-        .iter()
-        .map(Member::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    members.iter().map(Member::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The public facts of a key group: verifying key (the BIP-341 internal key), threshold, every member's verifying share.
@@ -127,11 +116,7 @@ impl GroupKey {
         let count = package.verifying_shares().len();
         let threshold = package.min_signers().unwrap_or_default();
         if threshold < 2 || usize::from(threshold) > count || count > MEMBERS_MAX {
-            return Err(DecodeError::Threshold {
-                what: WHAT,
-                found: threshold,
-                members: count,
-            });
+            return Err(DecodeError::Threshold { what: WHAT, found: threshold, members: count });
         }
         let members = package
             .verifying_shares()
@@ -139,19 +124,9 @@ impl GroupKey {
             .map(member)
             .collect::<Option<Box<[_]>>>()
             .ok_or(DecodeError::Member { what: WHAT })?;
-        let id =
-            key_group_id(package.verifying_key()).ok_or(DecodeError::Malformed { what: WHAT })?;
-        let bytes = package
-            .serialize()
-            .map_err(|_| DecodeError::Malformed { what: WHAT })?
-            .into_boxed_slice();
-        Ok(Self(Arc::new(Inner {
-            bytes,
-            id,
-            threshold,
-            members,
-            package,
-        })))
+        let id = key_group_id(package.verifying_key()).ok_or(DecodeError::Malformed { what: WHAT })?;
+        let bytes = package.serialize().map_err(|_| DecodeError::Malformed { what: WHAT })?.into_boxed_slice();
+        Ok(Self(Arc::new(Inner { bytes, id, threshold, members, package })))
     }
 
     /// Reads the canonical encoding.
@@ -161,20 +136,11 @@ impl GroupKey {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         const WHAT: &str = "group key";
         if bytes.len() > Self::BYTES_MAX {
-            return Err(DecodeError::Length {
-                what: WHAT,
-                found: bytes.len(),
-                limit: Self::BYTES_MAX,
-            });
+            return Err(DecodeError::Length { what: WHAT, found: bytes.len(), limit: Self::BYTES_MAX });
         }
-        let package = PublicKeyPackage::deserialize(bytes)
-            .map_err(|_| DecodeError::Malformed { what: WHAT })?;
+        let package = PublicKeyPackage::deserialize(bytes).map_err(|_| DecodeError::Malformed { what: WHAT })?;
         let read = Self::wrap(package)?;
-        if read.as_bytes() == bytes {
-            Ok(read)
-        } else {
-            Err(DecodeError::NotCanonical { what: WHAT })
-        }
+        if read.as_bytes() == bytes { Ok(read) } else { Err(DecodeError::NotCanonical { what: WHAT }) }
     }
 
     /// The canonical encoding.
@@ -199,11 +165,7 @@ impl GroupKey {
 
     /// The verifying share of `member`, 33 bytes, if it is one of the group.
     pub fn verifying_share(&self, member: Member) -> Option<[u8; 33]> {
-        self.0
-            .package
-            .verifying_shares()
-            .get(&identifier(member))
-            .map(point)
+        self.0.package.verifying_shares().get(&identifier(member)).map(point)
     }
 
     /// The x-only BIP-341 internal key: what a `tr()` descriptor names.
@@ -213,12 +175,12 @@ impl GroupKey {
 
     /// The x-only BIP-341 output key for a Merkle root, or for none.
     pub fn output_key(&self, root: Option<&MerkleRoot>) -> [u8; 32] {
-        let key = self
-            .output(root)
-            .serialize()
-            .ok()
-            .and_then(|bytes| <[u8; 33]>::try_from(bytes).ok());
-        x_only(&key.expect("the output key is the identity only for a hash that is the negated discrete logarithm of the key"))
+        let key = self.output(root).serialize().ok().and_then(|bytes| <[u8; 33]>::try_from(bytes).ok());
+        x_only(
+            &key.expect(
+                "the output key is the identity only for a hash that is the negated discrete logarithm of the key",
+            ),
+        )
     }
 
     /// Verifies a signature of `message` under the output key, with libsecp256k1.
@@ -234,11 +196,7 @@ impl GroupKey {
         let output_key = self.output_key(root);
         let verified = XOnlyPublicKey::from_slice(&output_key).and_then(|key| {
             let signature = schnorr::Signature::from_slice(signature.as_bytes())?;
-            SECP.verify_schnorr(
-                &signature,
-                &secp256k1::Message::from_digest(*message.as_bytes()),
-                &key,
-            )
+            SECP.verify_schnorr(&signature, &secp256k1::Message::from_digest(*message.as_bytes()), &key)
         });
         verified.map_err(|_| SignatureInvalid { output_key })
     }
@@ -262,24 +220,12 @@ impl GroupKey {
             return Err(ShareInvalid::NotIncluded { member });
         };
         // Only this member's verifying share is tweaked: the others do not enter.
-        let one = PublicKeyPackage::new(
-            BTreeMap::from([(id, *verifying_share)]),
-            *self.0.package.verifying_key(),
-            None,
-        )
-        .tweak(root.map(MerkleRoot::as_bytes));
-        let tweaked = one
-            .verifying_shares()
-            .get(&id)
-            .ok_or(ShareInvalid::NotIncluded { member })?;
-        frost_core::verify_signature_share(
-            id,
-            tweaked,
-            share.inner(),
-            package.inner(),
-            one.verifying_key(),
-        )
-        .map_err(|_| ShareInvalid::Wrong { member })
+        let one =
+            PublicKeyPackage::new(BTreeMap::from([(id, *verifying_share)]), *self.0.package.verifying_key(), None)
+                .tweak(root.map(MerkleRoot::as_bytes));
+        let tweaked = one.verifying_shares().get(&id).ok_or(ShareInvalid::NotIncluded { member })?;
+        frost_core::verify_signature_share(id, tweaked, share.inner(), package.inner(), one.verifying_key())
+            .map_err(|_| ShareInvalid::Wrong { member })
     }
 
     /// The signature that these shares make: their sum, verified once through libsecp256k1. Share by share only when that
@@ -303,10 +249,7 @@ impl GroupKey {
                 return Err(AggregateError::Repeated { member: *member });
             }
         }
-        if let Some(member) = package
-            .members()
-            .find(|member| !by_id.contains_key(&identifier(*member)))
-        {
+        if let Some(member) = package.members().find(|member| !by_id.contains_key(&identifier(*member))) {
             return Err(AggregateError::Missing { member });
         }
         if let Some(signature) = self.sum(package, shares, root)
@@ -315,15 +258,10 @@ impl GroupKey {
             return Ok(signature);
         }
         let tweaked = self.0.package.clone().tweak(root.map(MerkleRoot::as_bytes));
-        match aggregate_custom(
-            package.inner(),
-            &by_id,
-            &tweaked,
-            CheaterDetection::AllCheaters,
-        ) {
-            Err(error) if !error.culprits().is_empty() => Err(AggregateError::Invalid {
-                culprits: error.culprits().iter().filter_map(member).collect(),
-            }),
+        match aggregate_custom(package.inner(), &by_id, &tweaked, CheaterDetection::AllCheaters) {
+            Err(error) if !error.culprits().is_empty() => {
+                Err(AggregateError::Invalid { culprits: error.culprits().iter().filter_map(member).collect() })
+            }
             _ => Err(AggregateError::Disagreement),
         }
     }
@@ -378,13 +316,7 @@ impl Eq for GroupKey {}
 
 impl fmt::Debug for GroupKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "GroupKey({}, {} of {})",
-            self.id(),
-            self.threshold(),
-            self.members().len()
-        )
+        write!(f, "GroupKey({}, {} of {})", self.id(), self.threshold(), self.members().len())
     }
 }
 

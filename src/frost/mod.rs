@@ -89,16 +89,13 @@ pub enum DecodeError {
 
 /// The RFC 9591 identifier of a member.
 fn identifier(member: Member) -> Identifier {
-    Identifier::try_from(member.number())
-        .expect("a member number is not zero, and only zero is refused")
+    Identifier::try_from(member.number()).expect("a member number is not zero, and only zero is refused")
 }
 
 /// The member with this identifier, if it is a member number.
 fn member(identifier: &Identifier) -> Option<Member> {
     match identifier.serialize().split_last_chunk::<2>() {
-        Some((head, number)) if head.iter().all(|&byte| byte == 0) => {
-            Member::new(u16::from_be_bytes(*number)).ok()
-        }
+        Some((head, number)) if head.iter().all(|&byte| byte == 0) => Member::new(u16::from_be_bytes(*number)).ok(),
         _ => None,
     }
 }

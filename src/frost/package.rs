@@ -22,9 +22,7 @@ impl Commitments {
     pub const BYTES: usize = 71;
 
     pub(super) fn wrap(inner: tr::round1::SigningCommitments) -> Result<Self, DecodeError> {
-        let malformed = DecodeError::Malformed {
-            what: "commitments",
-        };
+        let malformed = DecodeError::Malformed { what: "commitments" };
         let mut bytes = [0; Self::BYTES];
         match postcard::to_slice(&inner, &mut bytes) {
             Ok(used) if used.len() == Self::BYTES => Ok(Self { bytes, inner }),
@@ -38,16 +36,12 @@ impl Commitments {
     /// [`DecodeError`] for anything else.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         let (inner, rest) =
-            postcard::take_from_bytes(bytes).map_err(|_| DecodeError::Malformed {
-                what: "commitments",
-            })?;
+            postcard::take_from_bytes(bytes).map_err(|_| DecodeError::Malformed { what: "commitments" })?;
         let read = Self::wrap(inner)?;
         if rest.is_empty() && read.bytes == bytes {
             Ok(read)
         } else {
-            Err(DecodeError::NotCanonical {
-                what: "commitments",
-            })
+            Err(DecodeError::NotCanonical { what: "commitments" })
         }
     }
 
@@ -135,17 +129,12 @@ impl SigningPackage {
     ///
     /// # Errors
     /// [`PackageError`] when nobody or too many are included, or two members have the same commitments.
-    pub fn new(
-        message: Message,
-        commitments: BTreeMap<Member, Commitments>,
-    ) -> Result<Self, PackageError> {
+    pub fn new(message: Message, commitments: BTreeMap<Member, Commitments>) -> Result<Self, PackageError> {
         if commitments.is_empty() {
             return Err(PackageError::Empty);
         }
         if commitments.len() > MEMBERS_MAX {
-            return Err(PackageError::TooMany {
-                found: commitments.len(),
-            });
+            return Err(PackageError::TooMany { found: commitments.len() });
         }
         let mut seen = BTreeMap::new();
         for (&second, entry) in &commitments {
@@ -154,22 +143,14 @@ impl SigningPackage {
             }
         }
         let package = tr::SigningPackage::new(
-            commitments
-                .iter()
-                .map(|(&member, entry)| (identifier(member), *entry.inner()))
-                .collect(),
+            commitments.iter().map(|(&member, entry)| (identifier(member), *entry.inner())).collect(),
             message.as_bytes(),
         );
         let bytes = package
             .serialize()
             .expect("every commitment was encoded before, and a growing buffer has room")
             .into_boxed_slice();
-        Ok(Self(Arc::new(Inner {
-            bytes,
-            message,
-            commitments,
-            package,
-        })))
+        Ok(Self(Arc::new(Inner { bytes, message, commitments, package })))
     }
 
     /// Reads the canonical encoding.
@@ -179,30 +160,19 @@ impl SigningPackage {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         const WHAT: &str = "signing package";
         if bytes.len() > Self::BYTES_MAX {
-            return Err(DecodeError::Length {
-                what: WHAT,
-                found: bytes.len(),
-                limit: Self::BYTES_MAX,
-            });
+            return Err(DecodeError::Length { what: WHAT, found: bytes.len(), limit: Self::BYTES_MAX });
         }
         let (package, _): (tr::SigningPackage, _) =
             postcard::take_from_bytes(bytes).map_err(|_| DecodeError::Malformed { what: WHAT })?;
-        let message: [u8; 32] = package
-            .message()
-            .as_slice()
-            .try_into()
-            .map_err(|_| DecodeError::Malformed { what: WHAT })?;
+        let message: [u8; 32] =
+            package.message().as_slice().try_into().map_err(|_| DecodeError::Malformed { what: WHAT })?;
         let mut commitments = BTreeMap::new();
         for (id, entry) in package.signing_commitments() {
             let member = member(id).ok_or(DecodeError::Member { what: WHAT })?;
             commitments.insert(member, Commitments::wrap(*entry)?);
         }
         let read = Self::new(Message::new(message), commitments)?;
-        if read.as_bytes() == bytes {
-            Ok(read)
-        } else {
-            Err(DecodeError::NotCanonical { what: WHAT })
-        }
+        if read.as_bytes() == bytes { Ok(read) } else { Err(DecodeError::NotCanonical { what: WHAT }) }
     }
 
     /// The canonical encoding.
@@ -247,16 +217,10 @@ impl SigningPackage {
     pub fn check_against(&self, group: &GroupKey) -> Result<(), PackageError> {
         let known: BTreeSet<Member> = group.members().iter().copied().collect();
         if let Some(member) = self.members().find(|member| !known.contains(member)) {
-            return Err(PackageError::UnknownMember {
-                member,
-                key_group: group.id(),
-            });
+            return Err(PackageError::UnknownMember { member, key_group: group.id() });
         }
         if self.member_count() < usize::from(group.threshold()) {
-            return Err(PackageError::BelowThreshold {
-                found: self.member_count(),
-                threshold: group.threshold(),
-            });
+            return Err(PackageError::BelowThreshold { found: self.member_count(), threshold: group.threshold() });
         }
         Ok(())
     }
@@ -277,18 +241,11 @@ impl Eq for SigningPackage {}
 impl fmt::Debug for SigningPackage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let members: Vec<u16> = self.members().map(Member::number).collect();
-        f.debug_struct("SigningPackage")
-            .field("message", &self.message())
-            .field("members", &members)
-            .finish()
+        f.debug_struct("SigningPackage").field("message", &self.message()).field("members", &members).finish()
     }
 }
 
-serde_as_bytes!(
-    SigningPackage,
-    SigningPackage::as_bytes,
-    SigningPackage::from_bytes
-);
+serde_as_bytes!(SigningPackage, SigningPackage::as_bytes, SigningPackage::from_bytes);
 
 /// One member's part of a signature: a scalar below the group order, 32 bytes, big-endian.
 #[derive(Clone, PartialEq, Eq)]
@@ -306,17 +263,12 @@ impl SignatureShare {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         tr::round2::SignatureShare::deserialize(bytes)
             .map(Self)
-            .map_err(|_| DecodeError::Malformed {
-                what: "signature share",
-            })
+            .map_err(|_| DecodeError::Malformed { what: "signature share" })
     }
 
     /// The 32 bytes.
     pub fn to_bytes(&self) -> [u8; 32] {
-        self.0
-            .serialize()
-            .try_into()
-            .expect("a scalar of secp256k1 is encoded as 32 bytes")
+        self.0.serialize().try_into().expect("a scalar of secp256k1 is encoded as 32 bytes")
     }
 
     pub(super) fn inner(&self) -> &tr::round2::SignatureShare {
@@ -330,11 +282,7 @@ impl fmt::Debug for SignatureShare {
     }
 }
 
-serde_as_bytes!(
-    SignatureShare,
-    SignatureShare::to_bytes,
-    SignatureShare::from_bytes
-);
+serde_as_bytes!(SignatureShare, SignatureShare::to_bytes, SignatureShare::from_bytes);
 
 /// A BIP-340 signature, 64 bytes. It proves itself: see [`GroupKey::verify`].
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -351,10 +299,7 @@ impl Signature {
     /// # Errors
     /// [`DecodeError::Malformed`] for another length.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
-        bytes
-            .try_into()
-            .map(Self)
-            .map_err(|_| DecodeError::Malformed { what: "signature" })
+        bytes.try_into().map(Self).map_err(|_| DecodeError::Malformed { what: "signature" })
     }
 
     /// The bytes.

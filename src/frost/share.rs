@@ -49,22 +49,13 @@ impl KeyShare {
         let member = member(package.identifier()).ok_or(DecodeError::Member { what: WHAT })?;
         let threshold = *package.min_signers();
         if !(2..=MEMBERS_MAX).contains(&usize::from(threshold)) {
-            return Err(DecodeError::Threshold {
-                what: WHAT,
-                found: threshold,
-                members: MEMBERS_MAX,
-            });
+            return Err(DecodeError::Threshold { what: WHAT, found: threshold, members: MEMBERS_MAX });
         }
         if VerifyingShare::from(*package.signing_share()) != *package.verifying_share() {
             return Err(DecodeError::ShareMismatch { member });
         }
-        let key_group =
-            key_group_id(package.verifying_key()).ok_or(DecodeError::Malformed { what: WHAT })?;
-        Ok(Self {
-            member,
-            key_group,
-            package,
-        })
+        let key_group = key_group_id(package.verifying_key()).ok_or(DecodeError::Malformed { what: WHAT })?;
+        Ok(Self { member, key_group, package })
     }
 
     /// Reads the canonical encoding.
@@ -74,29 +65,18 @@ impl KeyShare {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         const WHAT: &str = "key share";
         if bytes.len() > KEY_SHARE_BYTES_MAX {
-            return Err(DecodeError::Length {
-                what: WHAT,
-                found: bytes.len(),
-                limit: KEY_SHARE_BYTES_MAX,
-            });
+            return Err(DecodeError::Length { what: WHAT, found: bytes.len(), limit: KEY_SHARE_BYTES_MAX });
         }
-        let (package, _) =
-            postcard::take_from_bytes(bytes).map_err(|_| DecodeError::Malformed { what: WHAT })?;
+        let (package, _) = postcard::take_from_bytes(bytes).map_err(|_| DecodeError::Malformed { what: WHAT })?;
         let share = Self::wrap(Box::new(package))?;
-        if share.encode().as_bytes() == bytes {
-            Ok(share)
-        } else {
-            Err(DecodeError::NotCanonical { what: WHAT })
-        }
+        if share.encode().as_bytes() == bytes { Ok(share) } else { Err(DecodeError::NotCanonical { what: WHAT }) }
     }
 
     /// The canonical encoding, in a wiped buffer.
     pub fn encode(&self) -> EncodedKeyShare {
         let mut bytes = Box::new(Zeroizing::new([0; KEY_SHARE_BYTES_MAX]));
         let len = postcard::to_slice(self.package.as_ref(), bytes.as_mut_slice())
-            .expect(
-                "a checked package has no identity element and at most KEY_SHARE_BYTES_MAX bytes",
-            )
+            .expect("a checked package has no identity element and at most KEY_SHARE_BYTES_MAX bytes")
             .len();
         EncodedKeyShare { bytes, len }
     }

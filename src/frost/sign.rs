@@ -3,9 +3,7 @@
 use frost_secp256k1_tr as tr;
 use rand_core::{CryptoRng, RngCore};
 
-use super::{
-    Commitments, GroupKey, KeyShare, PackageError, SignatureShare, SigningPackage, identifier,
-};
+use super::{Commitments, GroupKey, KeyShare, PackageError, SignatureShare, SigningPackage, identifier};
 use crate::ids::{KeyGroupId, Member, MerkleRoot};
 
 /// A nonce pair that signs at most one signing package: [`sign`] takes it by value, and there is no other use (I6).
@@ -38,9 +36,7 @@ pub enum SignError {
     #[error(transparent)]
     Package(#[from] PackageError),
     /// Key share and group key do not belong together.
-    #[error(
-        "key share of member {member} is not one of key group {key_group} with threshold {threshold}"
-    )]
+    #[error("key share of member {member} is not one of key group {key_group} with threshold {threshold}")]
     ShareOfAnotherGroup {
         /// The member.
         member: Member,
@@ -84,12 +80,7 @@ pub fn commit<R: RngCore + CryptoRng>(share: &KeyShare, entropy: &mut R) -> (Non
     let commitments = Commitments::wrap(commitments)
         .expect("a nonce is zero, and its commitment the identity, only for a broken hash");
     (
-        Nonces {
-            member: share.member(),
-            key_group: share.key_group(),
-            commitments: commitments.clone(),
-            nonces,
-        },
+        Nonces { member: share.member(), key_group: share.key_group(), commitments: commitments.clone(), nonces },
         commitments,
     )
 }
@@ -115,17 +106,10 @@ pub fn sign(
         || share.threshold() != group.threshold()
         || own != Some(share.inner().verifying_share())
     {
-        return Err(SignError::ShareOfAnotherGroup {
-            member,
-            key_group: group.id(),
-            threshold: group.threshold(),
-        });
+        return Err(SignError::ShareOfAnotherGroup { member, key_group: group.id(), threshold: group.threshold() });
     }
     if nonces.member != member || nonces.key_group != group.id() {
-        return Err(SignError::NoncesOfAnother {
-            expected: member,
-            found: nonces.member,
-        });
+        return Err(SignError::NoncesOfAnother { expected: member, found: nonces.member });
     }
     package.check_against(group)?;
     match package.commitments_of(member) {
@@ -136,13 +120,10 @@ pub fn sign(
         Some(_) => {}
     }
     let root_bytes = root.map(|root| root.as_bytes().as_slice());
-    let made =
-        tr::round2::sign_with_tweak(package.inner(), &nonces.nonces, share.inner(), root_bytes)
-            .map_err(|_| SignError::SelfCheck { member })?;
+    let made = tr::round2::sign_with_tweak(package.inner(), &nonces.nonces, share.inner(), root_bytes)
+        .map_err(|_| SignError::SelfCheck { member })?;
     drop(nonces);
     let made = SignatureShare::wrap(made);
-    group
-        .verify_share(member, package, &made, root)
-        .map_err(|_| SignError::SelfCheck { member })?;
+    group.verify_share(member, package, &made, root).map_err(|_| SignError::SelfCheck { member })?;
     Ok(made)
 }

@@ -32,17 +32,10 @@ fn generate(numbers: &[u16], threshold: u16) -> (Vec<KeyShare>, GroupKey) {
     let all = members(numbers.iter().copied());
     let started: BTreeMap<Member, (DkgRoundOne, RoundOnePackage)> = all
         .iter()
-        .map(|&member| {
-            (
-                member,
-                DkgRoundOne::start(member, all.len(), threshold, &mut entropy::os()).unwrap(),
-            )
-        })
+        .map(|&member| (member, DkgRoundOne::start(member, all.len(), threshold, &mut entropy::os()).unwrap()))
         .collect();
-    let packages: BTreeMap<Member, RoundOnePackage> = started
-        .iter()
-        .map(|(&member, (_, package))| (member, package.clone()))
-        .collect();
+    let packages: BTreeMap<Member, RoundOnePackage> =
+        started.iter().map(|(&member, (_, package))| (member, package.clone())).collect();
     let others = |member: Member| {
         let mut others = packages.clone();
         others.remove(&member);
@@ -57,10 +50,8 @@ fn generate(numbers: &[u16], threshold: u16) -> (Vec<KeyShare>, GroupKey) {
             inbox.entry(receiver).or_default().insert(member, package);
         }
     }
-    let results: Vec<(KeyShare, GroupKey)> = waiting
-        .into_iter()
-        .map(|(member, state)| state.finish(&inbox.remove(&member).unwrap()).unwrap())
-        .collect();
+    let results: Vec<(KeyShare, GroupKey)> =
+        waiting.into_iter().map(|(member, state)| state.finish(&inbox.remove(&member).unwrap()).unwrap()).collect();
     let group = results[0].1.clone();
     assert!(results.iter().all(|(_, other)| *other == group));
     (results.into_iter().map(|(share, _)| share).collect(), group)
@@ -72,20 +63,10 @@ struct Round {
 }
 
 fn round(shares: &[&KeyShare]) -> Round {
-    let (nonces, commitments): (Vec<_>, Vec<_>) = shares
-        .iter()
-        .map(|share| commit(share, &mut entropy::os()))
-        .map(|(n, c)| ((share_of(&n), n), c))
-        .unzip();
-    let map = nonces
-        .iter()
-        .map(|(member, _)| *member)
-        .zip(commitments)
-        .collect();
-    Round {
-        package: SigningPackage::new(MESSAGE, map).unwrap(),
-        nonces: nonces.into_iter().map(|(_, n)| n).collect(),
-    }
+    let (nonces, commitments): (Vec<_>, Vec<_>) =
+        shares.iter().map(|share| commit(share, &mut entropy::os())).map(|(n, c)| ((share_of(&n), n), c)).unzip();
+    let map = nonces.iter().map(|(member, _)| *member).zip(commitments).collect();
+    Round { package: SigningPackage::new(MESSAGE, map).unwrap(), nonces: nonces.into_iter().map(|(_, n)| n).collect() }
 }
 
 fn share_of(nonces: &Nonces) -> Member {
@@ -101,12 +82,7 @@ fn shares_of(
     let shares = nonces
         .into_iter()
         .zip(signers)
-        .map(|(nonces, share)| {
-            (
-                share.member(),
-                sign(nonces, share, group, &package, root).unwrap(),
-            )
-        })
+        .map(|(nonces, share)| (share.member(), sign(nonces, share, group, &package, root).unwrap()))
         .collect();
     (package, shares)
 }
@@ -119,15 +95,8 @@ fn every_subset_signs(shares: &[KeyShare], group: &GroupKey) {
             let signature = group.aggregate(&package, &made, root).unwrap();
             group.verify(MESSAGE, root, &signature).unwrap();
             let other = if root.is_none() { Some(&ROOT) } else { None };
-            assert!(
-                group.verify(MESSAGE, other, &signature).is_err(),
-                "the root is part of the key"
-            );
-            assert!(
-                group
-                    .verify(Message::new([8; 32]), root, &signature)
-                    .is_err()
-            );
+            assert!(group.verify(MESSAGE, other, &signature).is_err(), "the root is part of the key");
+            assert!(group.verify(Message::new([8; 32]), root, &signature).is_err());
         }
     }
 }
@@ -175,10 +144,7 @@ fn the_output_key_is_the_one_that_the_bitcoin_crate_derives() {
     for root in [None, Some(ROOT)] {
         let node = root.map(|root| TapNodeHash::assume_hidden(*root.as_bytes()));
         let (output, _) = internal.tap_tweak(&Secp256k1::verification_only(), node);
-        assert_eq!(
-            output.to_x_only_public_key().serialize(),
-            group.output_key(root.as_ref())
-        );
+        assert_eq!(output.to_x_only_public_key().serialize(), group.output_key(root.as_ref()));
     }
 }
 
@@ -197,54 +163,26 @@ fn the_summed_part_three_gives_exactly_what_the_crate_gives() {
     let mut inbox: BTreeMap<u16, BTreeMap<u16, dkg::round2::Package>> = BTreeMap::new();
     let mut twos = BTreeMap::new();
     for (&number, secret) in &secrets {
-        let others = ones
-            .iter()
-            .filter(|(n, _)| **n != number)
-            .map(|(&n, p)| (identifier(m(n)), p.clone()))
-            .collect();
+        let others = ones.iter().filter(|(n, _)| **n != number).map(|(&n, p)| (identifier(m(n)), p.clone())).collect();
         let (two, sent) = dkg::part2(secret.clone(), &others).unwrap();
         twos.insert(number, two);
         for (to, package) in sent {
-            inbox
-                .entry(member(&to).unwrap().number())
-                .or_default()
-                .insert(number, package);
+            inbox.entry(member(&to).unwrap().number()).or_default().insert(number, package);
         }
     }
     for &number in &numbers {
-        let others = ones
-            .iter()
-            .filter(|(n, _)| **n != number)
-            .map(|(&n, p)| (identifier(m(n)), p.clone()))
-            .collect();
-        let got = inbox[&number]
-            .iter()
-            .map(|(&n, p)| (identifier(m(n)), p.clone()))
-            .collect();
+        let others = ones.iter().filter(|(n, _)| **n != number).map(|(&n, p)| (identifier(m(n)), p.clone())).collect();
+        let got = inbox[&number].iter().map(|(&n, p)| (identifier(m(n)), p.clone())).collect();
         let (key, public) = dkg::part3(&twos[&number], &others, &got).unwrap();
-        let encode = |package: &dkg::round1::Package| {
-            RoundOnePackage::from_bytes(&package.serialize().unwrap()).unwrap()
-        };
-        let ours = DkgRoundOne {
-            member: m(number),
-            own: encode(&ones[&number]),
-            secret: Box::new(secrets[&number].clone()),
-        };
-        let packages = ones
-            .iter()
-            .filter(|(n, _)| **n != number)
-            .map(|(&n, p)| (m(n), encode(p)))
-            .collect();
+        let encode =
+            |package: &dkg::round1::Package| RoundOnePackage::from_bytes(&package.serialize().unwrap()).unwrap();
+        let ours =
+            DkgRoundOne { member: m(number), own: encode(&ones[&number]), secret: Box::new(secrets[&number].clone()) };
+        let packages = ones.iter().filter(|(n, _)| **n != number).map(|(&n, p)| (m(n), encode(p))).collect();
         let (two, _) = ours.advance(&packages).unwrap();
         let got = inbox[&number]
             .iter()
-            .map(|(&n, p)| {
-                (
-                    m(n),
-                    RoundTwoPackage::decode(&p.signing_share().serialize().try_into().unwrap())
-                        .unwrap(),
-                )
-            })
+            .map(|(&n, p)| (m(n), RoundTwoPackage::decode(&p.signing_share().serialize().try_into().unwrap()).unwrap()))
             .collect();
         let (share, group) = two.finish(&got).unwrap();
         assert_eq!(share.encode().as_bytes(), key.serialize().unwrap());
@@ -259,17 +197,8 @@ fn three_shares_from_one_nonce_pair_would_give_the_signing_share_away() {
     // z_k = d + e rho_k + lambda c_k s: three equations, three unknowns. Random coefficients stand for rho_k and lambda c_k.
     let random = || F::random(&mut entropy::os());
     let (d, e, s) = (random(), random(), random());
-    let rows: Vec<_> = (0..3)
-        .map(|_| (random(), random()))
-        .map(|(rho, c)| (rho, c, d + e * rho + c * s))
-        .collect();
-    let minus = |a: usize, b: usize| {
-        (
-            rows[a].0 - rows[b].0,
-            rows[a].1 - rows[b].1,
-            rows[a].2 - rows[b].2,
-        )
-    };
+    let rows: Vec<_> = (0..3).map(|_| (random(), random())).map(|(rho, c)| (rho, c, d + e * rho + c * s)).collect();
+    let minus = |a: usize, b: usize| (rows[a].0 - rows[b].0, rows[a].1 - rows[b].1, rows[a].2 - rows[b].2);
     let ((r1, c1, z1), (r2, c2, z2)) = (minus(1, 0), minus(2, 0));
     let found = (z1 * r2 - z2 * r1) * F::invert(&(c1 * r2 - c2 * r1)).unwrap();
     assert!(found == s);
@@ -281,17 +210,8 @@ fn a_package_with_two_equal_commitments_does_not_exist() {
     let (shares, _) = deal(&members([1, 2, 3]), 2, &mut entropy::os()).unwrap();
     let (_, commitments) = commit(&shares[0], &mut entropy::os());
     let map = BTreeMap::from([(m(1), commitments.clone()), (m(2), commitments)]);
-    assert_eq!(
-        SigningPackage::new(MESSAGE, map),
-        Err(PackageError::SameCommitments {
-            first: m(1),
-            second: m(2)
-        })
-    );
-    assert_eq!(
-        SigningPackage::new(MESSAGE, BTreeMap::new()),
-        Err(PackageError::Empty)
-    );
+    assert_eq!(SigningPackage::new(MESSAGE, map), Err(PackageError::SameCommitments { first: m(1), second: m(2) }));
+    assert_eq!(SigningPackage::new(MESSAGE, BTreeMap::new()), Err(PackageError::Empty));
 }
 
 /// Hazard 2.
@@ -300,104 +220,46 @@ fn a_member_signs_no_package_with_an_unknown_member_too_few_members_or_other_com
     let (shares, group) = deal(&members([1, 2, 3]), 2, &mut entropy::os()).unwrap();
     let (others, foreign) = deal(&members([1, 2, 4]), 2, &mut entropy::os()).unwrap();
     let package = |of: &[(u16, &Commitments)]| {
-        SigningPackage::new(
-            MESSAGE,
-            of.iter()
-                .map(|(number, c)| (m(*number), (*c).clone()))
-                .collect(),
-        )
-        .unwrap()
+        SigningPackage::new(MESSAGE, of.iter().map(|(number, c)| (m(*number), (*c).clone())).collect()).unwrap()
     };
     let fresh = |share: &KeyShare| commit(share, &mut entropy::os());
     let (_, two) = fresh(&shares[1]);
 
     let (nonces, one) = fresh(&shares[0]);
     assert_eq!(
-        sign(
-            nonces,
-            &shares[0],
-            &group,
-            &package(&[(1, &one), (4, &two)]),
-            None
-        ),
-        Err(SignError::Package(PackageError::UnknownMember {
-            member: m(4),
-            key_group: group.id()
-        }))
+        sign(nonces, &shares[0], &group, &package(&[(1, &one), (4, &two)]), None),
+        Err(SignError::Package(PackageError::UnknownMember { member: m(4), key_group: group.id() }))
     );
     let (nonces, one) = fresh(&shares[0]);
     assert_eq!(
         sign(nonces, &shares[0], &group, &package(&[(1, &one)]), None),
-        Err(SignError::Package(PackageError::BelowThreshold {
-            found: 1,
-            threshold: 2
-        }))
+        Err(SignError::Package(PackageError::BelowThreshold { found: 1, threshold: 2 }))
     );
     let (nonces, _) = fresh(&shares[0]);
     let (_, three) = fresh(&shares[2]);
     assert_eq!(
-        sign(
-            nonces,
-            &shares[0],
-            &group,
-            &package(&[(2, &two), (3, &three)]),
-            None
-        ),
+        sign(nonces, &shares[0], &group, &package(&[(2, &two), (3, &three)]), None),
         Err(SignError::NotIncluded { member: m(1) })
     );
     let (nonces, _) = fresh(&shares[0]);
     assert_eq!(
-        sign(
-            nonces,
-            &shares[0],
-            &group,
-            &package(&[(1, &three), (2, &two)]),
-            None
-        ),
+        sign(nonces, &shares[0], &group, &package(&[(1, &three), (2, &two)]), None),
         Err(SignError::CommitmentsDiffer { member: m(1) })
     );
     let (nonces, one) = fresh(&shares[0]);
     assert_eq!(
-        sign(
-            nonces,
-            &shares[1],
-            &group,
-            &package(&[(1, &one), (2, &two)]),
-            None
-        ),
-        Err(SignError::NoncesOfAnother {
-            expected: m(2),
-            found: m(1)
-        })
+        sign(nonces, &shares[1], &group, &package(&[(1, &one), (2, &two)]), None),
+        Err(SignError::NoncesOfAnother { expected: m(2), found: m(1) })
     );
     let (nonces, one) = fresh(&others[0]);
     assert_eq!(
-        sign(
-            nonces,
-            &shares[0],
-            &group,
-            &package(&[(1, &one), (2, &two)]),
-            None
-        ),
-        Err(SignError::NoncesOfAnother {
-            expected: m(1),
-            found: m(1)
-        })
+        sign(nonces, &shares[0], &group, &package(&[(1, &one), (2, &two)]), None),
+        Err(SignError::NoncesOfAnother { expected: m(1), found: m(1) })
     );
     let (nonces, one) = fresh(&shares[0]);
     assert_eq!(
-        sign(
-            nonces,
-            &shares[0],
-            &foreign,
-            &package(&[(1, &one), (2, &two)]),
-            None
-        ),
-        Err(SignError::ShareOfAnotherGroup {
-            member: m(1),
-            key_group: foreign.id(),
-            threshold: 2
-        })
+        sign(nonces, &shares[0], &foreign, &package(&[(1, &one), (2, &two)]), None),
+        Err(SignError::ShareOfAnotherGroup { member: m(1), key_group: foreign.id(), threshold: 2 })
     );
 }
 
@@ -408,10 +270,7 @@ fn a_share_with_another_threshold_than_its_group_does_not_sign() {
     let mut bytes = shares[0].encode().as_bytes().to_vec();
     *bytes.last_mut().unwrap() = 3;
     let other = KeyShare::decode(&bytes).unwrap();
-    let Round {
-        package,
-        mut nonces,
-    } = round(&[&other, &shares[1]]);
+    let Round { package, mut nonces } = round(&[&other, &shares[1]]);
     assert!(matches!(
         sign(nonces.remove(0), &other, &group, &package, None),
         Err(SignError::ShareOfAnotherGroup { .. })
@@ -429,21 +288,11 @@ fn no_decoder_takes_trailing_bytes_or_a_truncation() {
     type Decode = fn(&[u8]) -> bool;
     let cases: [(&str, &[u8], Decode); 6] = [
         ("key share", key.as_bytes(), |b| KeyShare::decode(b).is_ok()),
-        ("group key", group.as_bytes(), |b| {
-            GroupKey::from_bytes(b).is_ok()
-        }),
-        ("commitments", commitments.as_bytes(), |b| {
-            Commitments::from_bytes(b).is_ok()
-        }),
-        ("signing package", package.as_bytes(), |b| {
-            SigningPackage::from_bytes(b).is_ok()
-        }),
-        ("signature share", &made[0].1.to_bytes(), |b| {
-            SignatureShare::from_bytes(b).is_ok()
-        }),
-        ("round-one package", one.as_bytes(), |b| {
-            RoundOnePackage::from_bytes(b).is_ok()
-        }),
+        ("group key", group.as_bytes(), |b| GroupKey::from_bytes(b).is_ok()),
+        ("commitments", commitments.as_bytes(), |b| Commitments::from_bytes(b).is_ok()),
+        ("signing package", package.as_bytes(), |b| SigningPackage::from_bytes(b).is_ok()),
+        ("signature share", &made[0].1.to_bytes(), |b| SignatureShare::from_bytes(b).is_ok()),
+        ("round-one package", one.as_bytes(), |b| RoundOnePackage::from_bytes(b).is_ok()),
     ];
     for (what, bytes, decodes) in cases {
         assert!(decodes(bytes), "{what}");
@@ -464,23 +313,12 @@ fn a_group_key_without_its_threshold_is_refused_by_name() {
     for cut in [1, 2] {
         assert_eq!(
             GroupKey::from_bytes(&bytes[..bytes.len() - cut]),
-            Err(DecodeError::Threshold {
-                what: "group key",
-                found: 0,
-                members: 3
-            })
+            Err(DecodeError::Threshold { what: "group key", found: 0, members: 3 })
         );
     }
     let mut wrong = bytes.to_vec();
     *wrong.last_mut().unwrap() = 4;
-    assert_eq!(
-        GroupKey::from_bytes(&wrong),
-        Err(DecodeError::Threshold {
-            what: "group key",
-            found: 4,
-            members: 3
-        })
-    );
+    assert_eq!(GroupKey::from_bytes(&wrong), Err(DecodeError::Threshold { what: "group key", found: 4, members: 3 }));
 }
 
 /// Hazard 3.
@@ -492,29 +330,13 @@ fn a_signing_package_with_repeated_or_unsorted_members_is_refused() {
     let (head, rest) = bytes.split_at(6);
     let (entries, tail) = rest.split_at(2 * 103);
     let (first, second) = entries.split_at(103);
-    let canonical = Err(DecodeError::NotCanonical {
-        what: "signing package",
-    });
-    assert_eq!(
-        SigningPackage::from_bytes(&[head, second, first, tail].concat()),
-        canonical
-    );
-    assert_eq!(
-        SigningPackage::from_bytes(&[head, first, first, tail].concat()),
-        canonical
-    );
-    assert_eq!(
-        SigningPackage::from_bytes(&[head, first, second, tail].concat()),
-        Ok(package)
-    );
+    let canonical = Err(DecodeError::NotCanonical { what: "signing package" });
+    assert_eq!(SigningPackage::from_bytes(&[head, second, first, tail].concat()), canonical);
+    assert_eq!(SigningPackage::from_bytes(&[head, first, first, tail].concat()), canonical);
+    assert_eq!(SigningPackage::from_bytes(&[head, first, second, tail].concat()), Ok(package));
     let mut far = bytes.clone();
     far[6] = 1;
-    assert_eq!(
-        SigningPackage::from_bytes(&far),
-        Err(DecodeError::Member {
-            what: "signing package"
-        })
-    );
+    assert_eq!(SigningPackage::from_bytes(&far), Err(DecodeError::Member { what: "signing package" }));
 }
 
 /// Hazard 3.
@@ -538,10 +360,7 @@ fn a_key_share_is_encoded_into_a_fixed_buffer_with_the_bytes_of_the_crate() {
         let encoded = share.encode();
         assert_eq!(encoded.as_bytes(), share.inner().serialize().unwrap());
         let again = KeyShare::decode(encoded.as_bytes()).unwrap();
-        assert_eq!(
-            (again.member(), again.key_group(), again.threshold()),
-            (share.member(), share.key_group(), 2)
-        );
+        assert_eq!((again.member(), again.key_group(), again.threshold()), (share.member(), share.key_group(), 2));
         assert_eq!(again.verifying_share(), share.verifying_share());
     }
 }
@@ -554,32 +373,17 @@ fn only_this_folder_names_the_crate_and_nothing_names_refresh_or_repair() {
     let mut seen = 0;
     while let Some(path) = stack.pop() {
         if path.is_dir() {
-            stack.extend(
-                std::fs::read_dir(&path)
-                    .unwrap()
-                    .map(|entry| entry.unwrap().path()),
-            );
-        } else if path.extension().is_some_and(|extension| extension == "rs")
-            && !path.ends_with("frost/tests.rs")
-        {
+            stack.extend(std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("frost/tests.rs") {
             let text = std::fs::read_to_string(&path).unwrap();
-            let code = || {
-                text.lines()
-                    .filter(|line| !line.trim_start().starts_with("//"))
-            };
+            let code = || text.lines().filter(|line| !line.trim_start().starts_with("//"));
             let inside = path.starts_with(src.join("frost"));
             for line in code() {
                 assert!(
                     inside || !(line.contains("frost_secp256k1_tr") || line.contains("frost_core")),
                     "{path:?}: {line}"
                 );
-                for banned in [
-                    "refresh_share",
-                    "refresh_dkg",
-                    "repair_share",
-                    "keys::refresh",
-                    "keys::repairable",
-                ] {
+                for banned in ["refresh_share", "refresh_dkg", "repair_share", "keys::refresh", "keys::repairable"] {
                     assert!(!line.contains(banned), "{path:?}: {line}");
                 }
             }
@@ -599,28 +403,14 @@ fn every_culprit_is_named_and_nobody_else() {
     bad[1].1 = stray[1].1.clone();
     bad[3].1 = stray[3].1.clone();
     let error = group.aggregate(&package, &bad, None).unwrap_err();
-    assert_eq!(
-        error,
-        AggregateError::Invalid {
-            culprits: members([2, 4])
-        }
-    );
+    assert_eq!(error, AggregateError::Invalid { culprits: members([2, 4]) });
     assert_eq!(error.culprits(), members([2, 4]));
     for (member, share) in &made {
         group.verify_share(*member, &package, share, None).unwrap();
     }
-    assert_eq!(
-        group.verify_share(m(2), &package, &bad[1].1, None),
-        Err(ShareInvalid::Wrong { member: m(2) })
-    );
-    assert_eq!(
-        group.verify_share(m(1), &package, &made[0].1, Some(&ROOT)),
-        Err(ShareInvalid::Wrong { member: m(1) })
-    );
-    assert_eq!(
-        group.verify_share(m(5), &package, &made[0].1, None),
-        Err(ShareInvalid::NotIncluded { member: m(5) })
-    );
+    assert_eq!(group.verify_share(m(2), &package, &bad[1].1, None), Err(ShareInvalid::Wrong { member: m(2) }));
+    assert_eq!(group.verify_share(m(1), &package, &made[0].1, Some(&ROOT)), Err(ShareInvalid::Wrong { member: m(1) }));
+    assert_eq!(group.verify_share(m(5), &package, &made[0].1, None), Err(ShareInvalid::NotIncluded { member: m(5) }));
 }
 
 #[test]
@@ -630,14 +420,8 @@ fn shares_of_the_wrong_set_blame_nobody() {
     let one = made[0].clone();
     let cases = [
         (vec![one.clone()], AggregateError::Missing { member: m(2) }),
-        (
-            vec![one.clone(), one.clone()],
-            AggregateError::Repeated { member: m(1) },
-        ),
-        (
-            vec![one.clone(), (m(3), one.1)],
-            AggregateError::NotIncluded { member: m(3) },
-        ),
+        (vec![one.clone(), one.clone()], AggregateError::Repeated { member: m(1) }),
+        (vec![one.clone(), (m(3), one.1)], AggregateError::NotIncluded { member: m(3) }),
     ];
     for (set, expected) in cases {
         let error = group.aggregate(&package, &set, None).unwrap_err();
@@ -651,28 +435,18 @@ fn a_wrong_round_one_or_round_two_package_names_every_sender_of_one() {
     let all = members([1, 2, 3, 4]);
     let start = |member| DkgRoundOne::start(member, 4, 2, &mut entropy::os()).unwrap();
     let (state, _) = start(m(1));
-    let mut others: BTreeMap<Member, RoundOnePackage> = all[1..]
-        .iter()
-        .map(|&member| (member, start(member).1))
-        .collect();
+    let mut others: BTreeMap<Member, RoundOnePackage> =
+        all[1..].iter().map(|&member| (member, start(member).1)).collect();
     // A proof names its prover: one member's package is no other member's.
     let swapped = others[&m(3)].clone();
     others.insert(m(2), swapped);
     let (_, short) = DkgRoundOne::start(m(4), 4, 3, &mut entropy::os()).unwrap();
     others.insert(m(4), short);
-    assert_eq!(
-        state.advance(&others).err(),
-        Some(DkgError::RoundOne {
-            culprits: members([2, 4])
-        })
-    );
+    assert_eq!(state.advance(&others).err(), Some(DkgError::RoundOne { culprits: members([2, 4]) }));
 
     let states: Vec<_> = all.iter().map(|&member| start(member)).collect();
-    let packages: BTreeMap<Member, RoundOnePackage> = all
-        .iter()
-        .copied()
-        .zip(states.iter().map(|(_, package)| package.clone()))
-        .collect();
+    let packages: BTreeMap<Member, RoundOnePackage> =
+        all.iter().copied().zip(states.iter().map(|(_, package)| package.clone())).collect();
     let mut two = Vec::new();
     let mut inbox = BTreeMap::new();
     for (&member, (state, _)) in all.iter().zip(states) {
@@ -691,12 +465,7 @@ fn a_wrong_round_one_or_round_two_package_names_every_sender_of_one() {
         }
     }
     let first = two.remove(0);
-    assert_eq!(
-        first.finish(&inbox).err(),
-        Some(DkgError::RoundTwo {
-            culprits: members([2, 4])
-        })
-    );
+    assert_eq!(first.finish(&inbox).err(), Some(DkgError::RoundTwo { culprits: members([2, 4]) }));
 }
 
 #[test]
@@ -714,11 +483,7 @@ fn public_values_survive_postcard_and_arbitrary_bytes_of_them_are_refused() {
     let signature = group.aggregate(&package, &made, None).unwrap();
     let all = (group, package, made[0].1.clone(), signature);
     let bytes = postcard::to_allocvec(&all).unwrap();
-    assert_eq!(
-        postcard::from_bytes::<(GroupKey, SigningPackage, SignatureShare, Signature)>(&bytes)
-            .unwrap(),
-        all
-    );
+    assert_eq!(postcard::from_bytes::<(GroupKey, SigningPackage, SignatureShare, Signature)>(&bytes).unwrap(), all);
     assert!(postcard::from_bytes::<Commitments>(&bytes).is_err());
 }
 

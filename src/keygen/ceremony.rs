@@ -8,7 +8,9 @@ use rand_core::{CryptoRng, RngCore};
 use super::envelope::EnvelopeKey;
 use super::fault::{check_round_one, envelopes_complete};
 use super::message::round_one;
-use super::{Body, Envelope, Failure, Fault, Message, MessageError, Parameters, Prepared, Round, RoundOneFault, Transcript};
+use super::{
+    Body, Envelope, Failure, Fault, Message, MessageError, Parameters, Prepared, Round, RoundOneFault, Transcript,
+};
 use crate::frost::{DkgError, DkgRoundOne, DkgRoundTwo, RoundOnePackage};
 use crate::identity::{IdentityKey, NodeIdentity};
 use crate::ids::{CeremonyId, Member};
@@ -150,8 +152,7 @@ pub fn begin<R: RngCore + CryptoRng>(
     let mut seats = BTreeMap::new();
     let mut messages = Vec::with_capacity(own.len());
     for member in own {
-        let (state, package) =
-            DkgRoundOne::start(member, parameters.seats().len(), parameters.threshold(), entropy)?;
+        let (state, package) = DkgRoundOne::start(member, parameters.seats().len(), parameters.threshold(), entropy)?;
         let key = EnvelopeKey::generate(entropy);
         let body = Body::RoundOne { package: package.as_bytes().to_vec(), key: key.public() };
         messages.push(Message::sign(&parameters, member, body, &identity));
@@ -194,10 +195,7 @@ impl AwaitingRoundOne {
     ///
     /// # Errors
     /// [`Failure`] names every absent and every faulty member.
-    pub fn advance<R: RngCore + CryptoRng>(
-        self,
-        entropy: &mut R,
-    ) -> Result<(AwaitingRoundTwo, Vec<Message>), Failure> {
+    pub fn advance<R: RngCore + CryptoRng>(self, entropy: &mut R) -> Result<(AwaitingRoundTwo, Vec<Message>), Failure> {
         let Self { mut desk, seats } = self;
         desk.complete(Round::One)?;
         let opened: BTreeMap<Member, (RoundOnePackage, [u8; 32])> = desk

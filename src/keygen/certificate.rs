@@ -67,7 +67,10 @@ impl Certificate {
     ///
     /// # Errors
     /// [`CertificateError`].
-    pub fn new(transcript: Transcript, statements: impl IntoIterator<Item = Statement>) -> Result<Self, CertificateError> {
+    pub fn new(
+        transcript: Transcript,
+        statements: impl IntoIterator<Item = Statement>,
+    ) -> Result<Self, CertificateError> {
         let statements = statements.into_iter().map(|statement| (statement.identity(), statement)).collect();
         Self::check(Raw { transcript, statements })
     }

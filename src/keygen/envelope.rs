@@ -80,7 +80,12 @@ impl Envelope {
             entropy,
         )
         .ok()?;
-        Some(Self { receiver, encapsulated: encapsulated.to_bytes().into(), ciphertext: *buffer, tag: tag.to_bytes().into() })
+        Some(Self {
+            receiver,
+            encapsulated: encapsulated.to_bytes().into(),
+            ciphertext: *buffer,
+            tag: tag.to_bytes().into(),
+        })
     }
 
     /// Opens; none when it was not sealed to this key, by this sender, for this receiver, or holds no scalar.

@@ -24,9 +24,9 @@ mod fault;
 mod message;
 mod parameters;
 mod prepared;
-mod transcript;
 #[cfg(test)]
 mod tests;
+mod transcript;
 
 pub use ceremony::{AwaitingRoundOne, AwaitingRoundTwo, BeginError, Receipt, ReceiveError, begin};
 pub use certificate::{Certificate, CertificateError, Confirmation, ConfirmedKeyGroup};
@@ -67,7 +67,8 @@ pub enum EncodingError {
 }
 
 fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_allocvec(value).expect("public values of a ceremony have lengths that are known, and a buffer that grows has room")
+    postcard::to_allocvec(value)
+        .expect("public values of a ceremony have lengths that are known, and a buffer that grows has room")
 }
 
 fn decode<T: Serialize + DeserializeOwned>(what: &'static str, bytes: &[u8], limit: usize) -> Result<T, EncodingError> {

@@ -14,7 +14,9 @@ use crate::limits::MEMBERS_MAX;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ParametersError {
     /// A threshold that this many members cannot have.
-    #[error("threshold {threshold} of {members} members: 2 to the number of members, at most {MEMBERS_MAX}, is allowed")]
+    #[error(
+        "threshold {threshold} of {members} members: 2 to the number of members, at most {MEMBERS_MAX}, is allowed"
+    )]
     Threshold {
         /// The threshold.
         threshold: u16,

@@ -30,15 +30,16 @@ fn parameters(nodes: &[Arc<NodeIdentity>], seats: &[&[u16]], threshold: u16, cer
 }
 
 fn start(parameters: &Parameters, nodes: &[Arc<NodeIdentity>]) -> (Vec<AwaitingRoundOne>, Vec<Message>) {
-    let (states, messages): (Vec<_>, Vec<_>) = nodes
-        .iter()
-        .map(|node| begin(parameters.clone(), Arc::clone(node), &mut entropy::os()).unwrap())
-        .unzip();
+    let (states, messages): (Vec<_>, Vec<_>) =
+        nodes.iter().map(|node| begin(parameters.clone(), Arc::clone(node), &mut entropy::os()).unwrap()).unzip();
     (states, messages.concat())
 }
 
 /// Gives `receive` every message; none may be refused.
-fn give<'a>(messages: impl IntoIterator<Item = &'a Message>, mut receive: impl FnMut(&[u8]) -> Result<Receipt, ReceiveError>) {
+fn give<'a>(
+    messages: impl IntoIterator<Item = &'a Message>,
+    mut receive: impl FnMut(&[u8]) -> Result<Receipt, ReceiveError>,
+) {
     for message in messages {
         receive(&message.to_bytes()).unwrap();
     }
@@ -86,9 +87,11 @@ fn every_threshold_subset_signs(shares: &[KeyShare], certificate: &Certificate) 
     let size = u32::from(group.threshold());
     for mask in (0u32..1 << shares.len()).filter(|mask| mask.count_ones() == size) {
         let root = (mask % 2 == 0).then_some(MerkleRoot::new([4; 32]));
-        let signers: Vec<&KeyShare> = shares.iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1).map(|(_, s)| s).collect();
+        let signers: Vec<&KeyShare> =
+            shares.iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1).map(|(_, s)| s).collect();
         let pairs: Vec<_> = signers.iter().map(|share| commit(share, &mut entropy::os())).collect();
-        let commitments = signers.iter().map(|share| share.member()).zip(pairs.iter().map(|(_, c)| c.clone())).collect();
+        let commitments =
+            signers.iter().map(|share| share.member()).zip(pairs.iter().map(|(_, c)| c.clone())).collect();
         let package = SigningPackage::new(message, commitments).unwrap();
         let made: Vec<_> = pairs
             .into_iter()
@@ -185,11 +188,14 @@ fn a_message_that_is_not_of_this_ceremony_is_refused_by_name_and_changes_nothing
         (sign(&wider, 8, 0), MessageError::UnknownSender { sender: m(8) }),
         (sign(&ours, 2, 2), MessageError::Signature { sender: m(2) }),
         (sign(&ours, 3, 1), MessageError::Signature { sender: m(3) }),
-        (vec![0; KEYGEN_MESSAGE_BYTES_MAX + 1], MessageError::Encoding(EncodingError::Length {
-            what: "key generation message",
-            found: KEYGEN_MESSAGE_BYTES_MAX + 1,
-            limit: KEYGEN_MESSAGE_BYTES_MAX,
-        })),
+        (
+            vec![0; KEYGEN_MESSAGE_BYTES_MAX + 1],
+            MessageError::Encoding(EncodingError::Length {
+                what: "key generation message",
+                found: KEYGEN_MESSAGE_BYTES_MAX + 1,
+                limit: KEYGEN_MESSAGE_BYTES_MAX,
+            }),
+        ),
     ];
     for (bytes, expected) in cases {
         assert_eq!(states[0].receive(&bytes), Err(ReceiveError::Message(expected)));
@@ -312,7 +318,9 @@ fn a_round_two_message_without_an_envelope_for_everybody_is_blamed_with_proof() 
     let (mut states, two) = to_round_two(states, &one);
     let Body::RoundTwo { envelopes } = two[2].body().clone() else { panic!("round two") };
     let (a, b) = (envelopes[0].clone(), envelopes[1].clone());
-    for wrong in [vec![], vec![a.clone()], vec![b.clone(), a.clone()], vec![a.clone(), a.clone()], vec![a.clone(), b, a]] {
+    for wrong in
+        [vec![], vec![a.clone()], vec![b.clone(), a.clone()], vec![a.clone(), a.clone()], vec![a.clone(), b, a]]
+    {
         let forged = Message::sign(&parameters, m(3), Body::RoundTwo { envelopes: wrong }, &nodes[2]);
         Fault::Envelopes { proof: Box::new(forged.clone()) }.verify(&parameters).unwrap();
         let error = states[0].receive(&forged.to_bytes()).unwrap_err();
@@ -370,7 +378,8 @@ fn a_complaint_about_oneself_or_a_stranger_is_no_message() {
 fn an_envelope_opens_for_its_receiver_ceremony_and_sender_alone() {
     let (ours, other) = (EnvelopeKey::generate(&mut entropy::os()), EnvelopeKey::generate(&mut entropy::os()));
     let package = RoundTwoPackage::decode(&[7; 32]).unwrap();
-    let seal = |to: &EnvelopeKey| Envelope::seal(&package, &to.public(), &[1; 32], m(1), m(2), &mut entropy::os()).unwrap();
+    let seal =
+        |to: &EnvelopeKey| Envelope::seal(&package, &to.public(), &[1; 32], m(1), m(2), &mut entropy::os()).unwrap();
     let envelope = seal(&ours);
     assert_eq!(envelope.open(&ours, &[1; 32], m(1)).unwrap().encode().as_slice(), [7; 32]);
     assert!(envelope.open(&other, &[1; 32], m(1)).is_none());
@@ -462,10 +471,7 @@ fn there_is_no_address_before_every_node_has_confirmed() {
     assert!(ConfirmedKeyGroup::new(certificate.clone(), [confirm(&nodes[0]), confirm(&nodes[0])]).is_err());
     let other = certify(&run(&parameters, &nodes));
     let of_other = nodes.iter().map(|node| Confirmation::sign(&other, node));
-    assert!(matches!(
-        ConfirmedKeyGroup::new(certificate.clone(), of_other),
-        Err(CertificateError::Signature(_))
-    ));
+    assert!(matches!(ConfirmedKeyGroup::new(certificate.clone(), of_other), Err(CertificateError::Signature(_))));
     let stranger = Arc::new(NodeIdentity::generate(&mut entropy::os()));
     assert!(matches!(
         ConfirmedKeyGroup::new(certificate.clone(), [confirm(&stranger)]),

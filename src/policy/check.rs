@@ -3,6 +3,7 @@
 use super::{Charge, Destinations, SigningPolicy, Usage};
 use crate::bitcoin::{ScriptClass, TransactionFacts, TransactionId};
 use crate::limits::POLICY_CHARGES_MAX;
+use crate::reasons::Reason;
 
 /// Why a policy refuses. Every refusal names the value and the limit.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,10 +90,10 @@ pub enum PolicyRefusal {
 
 impl PolicyRefusal {
     /// The stable reason of a refusal.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::ChargesFull => "capacity_exceeded",
-            Self::MessageNotApproved => "message_not_approved",
+            Self::ChargesFull => Reason::CapacityExceeded,
+            Self::MessageNotApproved => Reason::MessageNotApproved,
             Self::NothingOwn { .. }
             | Self::ScriptClass { .. }
             | Self::Destination { .. }
@@ -100,7 +101,7 @@ impl PolicyRefusal {
             | Self::Fee { .. }
             | Self::Feerate { .. }
             | Self::RateValue { .. }
-            | Self::RateTransactions { .. } => "policy_denied",
+            | Self::RateTransactions { .. } => Reason::PolicyDenied,
         }
     }
 }

@@ -154,9 +154,9 @@ fn charges_are_bounded_and_none_that_counts_is_forgotten() {
     }
     let new = facts(u32::MAX, 1, 1);
     assert_eq!(policy.check(&new, &usage, 0), Err(PolicyRefusal::ChargesFull));
-    assert_eq!(PolicyRefusal::ChargesFull.reason(), "capacity_exceeded");
-    assert_eq!(PolicyRefusal::MessageNotApproved.reason(), "message_not_approved");
-    assert_eq!(PolicyRefusal::NothingOwn { id: id(1) }.reason(), "policy_denied");
+    assert_eq!(PolicyRefusal::ChargesFull.reason().name(), "capacity_exceeded");
+    assert_eq!(PolicyRefusal::MessageNotApproved.reason().name(), "message_not_approved");
+    assert_eq!(PolicyRefusal::NothingOwn { id: id(1) }.reason().name(), "policy_denied");
     assert!(policy.check(&facts(7, 1, 1), &usage, 0).is_ok());
     usage.forget_before(POLICY_CHARGES_MAX as u64, 10);
     assert_eq!(usage.len(), 9);

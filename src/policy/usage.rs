@@ -1,7 +1,6 @@
 //! What counts against rate limits.
 
-use std::collections::BTreeMap;
-
+use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::bitcoin::TransactionId;
@@ -20,7 +19,7 @@ pub struct Charge {
 /// The charges of one key group, in memory: the fold of its approvals in their order.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Usage {
-    charges: BTreeMap<TransactionId, (u64, u64)>,
+    charges: OrdMap<TransactionId, (u64, u64)>,
     latest_unix_s: u64,
 }
 
@@ -36,7 +35,8 @@ impl Usage {
     /// Forgets charges that no window of at most `window_s` seconds can hold any more.
     pub fn forget_before(&mut self, now_unix_s: u64, window_s: u64) {
         let now = self.clock(now_unix_s);
-        self.charges.retain(|_, (_, at)| in_window(*at, now, window_s));
+        let kept = |(_, (_, at)): &(TransactionId, (u64, u64))| in_window(*at, now, window_s);
+        self.charges = std::mem::take(&mut self.charges).into_iter().filter(kept).collect();
     }
 
     /// The time that counts: a clock that steps back stands still at the latest charge, so that it never widens a window

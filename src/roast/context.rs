@@ -6,6 +6,7 @@ use super::selection;
 use crate::hash::{Framed, sha256};
 use crate::ids::{AttemptId, KeyGroupId, Member, Message, SessionId, to_hex};
 use crate::limits::{ATTEMPTS_MAX, MEMBERS_MAX};
+use crate::reasons::Reason;
 
 const INCLUDED_DOMAIN: &str = "FROST-ROAST-INCLUDED-FPR-v1";
 const ATTEMPT_ID_DOMAIN: &str = "FROST-ROAST-ATTEMPT-ID-v1";
@@ -121,11 +122,11 @@ pub enum ContextError {
 
 impl ContextError {
     /// The stable reason of a refusal.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> Reason {
         match self {
-            Self::Exhausted { .. } => "attempt_exhausted",
-            Self::CoordinatorMismatch { .. } => "coordinator_mismatch",
-            Self::AttemptIdMismatch { .. } => "attempt_id_mismatch",
+            Self::Exhausted { .. } => Reason::AttemptExhausted,
+            Self::CoordinatorMismatch { .. } => Reason::CoordinatorMismatch,
+            Self::AttemptIdMismatch { .. } => Reason::AttemptIdMismatch,
             Self::NumberZero
             | Self::CoordinatorZero
             | Self::IncludedEmpty
@@ -134,7 +135,7 @@ impl ContextError {
             | Self::IncludedZero
             | Self::BelowThreshold { .. }
             | Self::CoordinatorOutside { .. }
-            | Self::FingerprintMismatch { .. } => "attempt_context_invalid",
+            | Self::FingerprintMismatch { .. } => Reason::AttemptContextInvalid,
         }
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{AttemptBinding, AttemptContext, AttemptContextParts, ContextError};
 use crate::ids::{AttemptId, Member, MerkleRoot};
 use crate::limits::{EVIDENCE_STEPS_MAX, SIGNING_PACKAGE_BYTES_MAX};
+use crate::reasons::Reason;
 
 /// A signature share, bytes.
 const SHARE_BYTES: usize = 32;
@@ -276,8 +277,8 @@ pub enum TransitionError {
 
 impl TransitionError {
     /// The stable reason of a refusal.
-    pub fn reason(&self) -> &'static str {
-        "attempt_transition_unauthorized"
+    pub fn reason(&self) -> Reason {
+        Reason::AttemptTransitionUnauthorized
     }
 }
 

@@ -29,6 +29,7 @@ use super::snapshot::{ChunkPlace, Joiner};
 use super::status::{Counters, Releases, Status, Storage};
 use crate::ids::to_hex;
 use crate::limits::{SNAPSHOT_CHUNKS_MAX, STORE_KEYS_MAX};
+use crate::reasons::Reason;
 
 /// The container's name in the state directory.
 pub(in crate::store) const CONTAINER: &str = "store.redb";
@@ -121,6 +122,23 @@ pub enum OpenError {
         /// What failed.
         what: String,
     },
+}
+
+impl OpenError {
+    /// The stable reason.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Missing { .. } => Reason::StateMissing,
+            Self::Corrupt { .. } => Reason::StateCorrupt,
+            Self::RolledBack { .. } => Reason::StateRolledBack,
+            Self::AnchorMissing { .. } => Reason::AnchorMissing,
+            Self::WrongKey { .. } => Reason::WrongKey,
+            Self::Busy { .. } => Reason::Busy,
+            Self::UnsupportedVersion { .. } => Reason::UnsupportedVersion,
+            Self::Outage(_) => Reason::KeyProviderUnavailable,
+            Self::Io { .. } => Reason::StorageFailed,
+        }
+    }
 }
 
 /// A store whose lock is held and whose plain rows were read. It can be recovered as often as it takes.

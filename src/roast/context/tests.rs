@@ -79,7 +79,7 @@ fn reasons_are_stable() {
         (ContextError::AttemptIdMismatch { found: [0; 32], expected: AttemptId::new([1; 32]) }, "attempt_id_mismatch"),
     ];
     for (error, reason) in reasons {
-        assert_eq!(error.reason(), reason);
+        assert_eq!(error.reason().name(), reason);
     }
 }
 

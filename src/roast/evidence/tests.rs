@@ -300,7 +300,7 @@ fn members_who_were_not_in_the_old_set_may_come_in() {
 
 #[test]
 fn every_refusal_has_the_one_stable_reason() {
-    assert_eq!(TransitionError::AccusedEmpty.reason(), "attempt_transition_unauthorized");
+    assert_eq!(TransitionError::AccusedEmpty.reason().name(), "attempt_transition_unauthorized");
     assert_eq!(TransitionReason::InvalidShare.as_str(), "invalid_share_proof");
     assert_eq!(TransitionReason::CoordinatorTimeout.as_str(), "coordinator_timeout");
 }

@@ -1,0 +1,163 @@
+//! Advances under the `evidence` policy: the cryptographic facts behind the evidence, checked off the lock, and what a
+//! round's record keeps of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::SIGNED_HASH_DOMAIN;
+use super::record::Advance;
+use super::refusal::Refusal;
+use super::request::{SignRequest, Subject};
+use super::sign::parse_context;
+use super::state::KeyGroup;
+use crate::frost::{GroupKey, ShareInvalid, SignatureShare, SigningPackage};
+use crate::identity::{IdentityKey, IdentitySignature};
+use crate::ids::{AttemptId, KeyGroupId, Member, SessionId};
+use crate::roast::transcript::TransitionRecord;
+use crate::roast::{
+    AttemptBinding, AttemptContext, EvidenceOracle, RoundBinding, ShareVerdict, SignedRound, TimeoutVote,
+    TransitionReason, evidence, round_signature_message, timeout_vote_message,
+};
+
+/// A verified chain of advances, from the attempt that was active when it was verified.
+#[derive(Debug, Clone)]
+pub(crate) struct Authorised {
+    pub(crate) from: AttemptId,
+    pub(crate) to: AttemptId,
+    pub(crate) advances: Vec<Advance>,
+}
+
+/// The public facts of a key group that verdicts need. Cheap to clone out of the lock.
+#[derive(Clone)]
+pub(crate) struct Facts {
+    pub(crate) key_group: KeyGroupId,
+    pub(crate) group_key: Arc<GroupKey>,
+    pub(crate) identities: Arc<BTreeMap<Member, IdentityKey>>,
+}
+
+impl Facts {
+    pub(crate) fn of(key_group: &KeyGroupId, group: &KeyGroup) -> Self {
+        Self {
+            key_group: *key_group,
+            group_key: Arc::clone(&group.group_key),
+            identities: Arc::clone(&group.identities),
+        }
+    }
+
+    /// What a member's share is. Blame needs the share, the whole package, and the round signature under the identity that
+    /// the certificate gives the member: a coordinator can alter an honest share, and its fault must never read as a
+    /// member's.
+    pub(crate) fn verdict(&self, session: &SessionId, subject: &Subject, round: &SignedRound) -> ShareVerdict {
+        self.judge(session, subject, round).unwrap_or(ShareVerdict::Indeterminate)
+    }
+
+    fn judge(&self, session: &SessionId, subject: &Subject, round: &SignedRound) -> Option<ShareVerdict> {
+        let member = Member::new(round.member).ok()?;
+        let package = SigningPackage::from_bytes(&round.package).ok()?;
+        if package.message() != subject.message || round.root != subject.root {
+            return None;
+        }
+        let threshold = self.group_key.threshold();
+        let context = parse_context(&self.key_group, session, subject, threshold, &round.attempt).ok()?;
+        if !package.members().eq(context.included().iter().copied()) {
+            return None;
+        }
+        let share = <[u8; 32]>::try_from(round.share.as_slice()).ok()?;
+        let signed = self.is_signed(session, subject, round, &context, member, &share);
+        let Ok(parsed) = SignatureShare::from_bytes(&share) else {
+            return signed.then_some(ShareVerdict::Invalid);
+        };
+        match self.group_key.verify_share(member, &package, &parsed, subject.root.as_ref()) {
+            Ok(()) => Some(ShareVerdict::Valid),
+            Err(ShareInvalid::Wrong { .. }) if signed => Some(ShareVerdict::Invalid),
+            Err(_) => None,
+        }
+    }
+
+    fn is_signed(
+        &self,
+        session: &SessionId,
+        subject: &Subject,
+        round: &SignedRound,
+        context: &AttemptContext,
+        member: Member,
+        share: &[u8],
+    ) -> bool {
+        let binding = RoundBinding {
+            key_group: &self.key_group,
+            session,
+            message: &subject.message,
+            root: subject.root.as_ref(),
+            attempt: context,
+            member,
+        };
+        let message = round_signature_message(&binding.round_id(&round.package), member, share);
+        self.genuine(member, &message, &round.round_signature)
+    }
+
+    fn genuine(&self, member: Member, message: &[u8; 32], signature: &[u8]) -> bool {
+        let Ok(signature) = <[u8; 64]>::try_from(signature) else {
+            return false;
+        };
+        let signature = IdentitySignature::new(signature);
+        self.identities
+            .get(&member)
+            .is_some_and(|identity| identity.verify(SIGNED_HASH_DOMAIN, &[message], &signature).is_ok())
+    }
+}
+
+struct Oracle<'a> {
+    facts: &'a Facts,
+    session: &'a SessionId,
+    subject: &'a Subject,
+}
+
+impl EvidenceOracle for Oracle<'_> {
+    fn vote_is_genuine(&self, active: &AttemptContext, vote: &TimeoutVote) -> bool {
+        let Ok(voter) = Member::new(vote.voter) else {
+            return false;
+        };
+        let message = timeout_vote_message(&self.facts.key_group, self.session, active, voter);
+        self.facts.genuine(voter, &message, &vote.signature)
+    }
+
+    fn verdict(&self, active: &AttemptContext, round: &SignedRound) -> ShareVerdict {
+        if round.attempt.attempt_id != *active.id().as_bytes() {
+            return ShareVerdict::Indeterminate;
+        }
+        self.facts.verdict(self.session, self.subject, round)
+    }
+}
+
+/// Verifies the request's chain of evidence from `active` to `target`, off the lock.
+pub(crate) fn verify_chain(
+    facts: &Facts,
+    request: &SignRequest,
+    active: &AttemptContext,
+    target: &AttemptContext,
+) -> Result<Authorised, Refusal> {
+    let binding = AttemptBinding {
+        key_group: &request.key_group,
+        session: &request.session,
+        message: &request.subject.message,
+        threshold: facts.group_key.threshold(),
+    };
+    let oracle = Oracle { facts, session: &request.session, subject: &request.subject };
+    let root = request.subject.root.as_ref();
+    let steps = evidence::authorise(&binding, root, active, target, &request.evidence, &oracle)?;
+    let advances = steps
+        .iter()
+        .map(|step| Advance {
+            from: step.from.id(),
+            number: step.to.number(),
+            hash: TransitionRecord::new(&request.key_group, &request.session, step).hash(),
+            votes: u16::try_from(step.votes).unwrap_or(u16::MAX),
+            timeout: step.reason == TransitionReason::CoordinatorTimeout,
+            blamed: match step.reason {
+                TransitionReason::CoordinatorTimeout => vec![step.from.coordinator()],
+                TransitionReason::InvalidShare => step.excluded.clone(),
+            },
+        })
+        .collect();
+    Ok(Authorised { from: active.id(), to: target.id(), advances })
+}

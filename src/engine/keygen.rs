@@ -1,0 +1,354 @@
+//! Key generation as engine operations: the ceremony of [`crate::keygen`] over this node's identity, line and disk.
+//!
+//! A ceremony lives in RAM until its shares are prepared, which is one record with this node's signature on the transcript;
+//! that signature leaves only when the record is durable. A restart before it voids the ceremony by its id.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::caller::{Caller, Role};
+use super::core::{Core, Env, encode};
+use super::record::{PreparedRecord, Record, SecretBytes};
+use super::refusal::Refusal;
+use super::state::{KeyGroup, Phase};
+use super::{Engine, wait};
+use crate::ids::{CeremonyId, KeyGroupId, Member};
+use crate::keygen::{
+    AwaitingRoundOne, AwaitingRoundTwo, Certificate, Confirmation, Message, Parameters, Receipt, Statement, begin,
+};
+use crate::limits;
+use crate::policy::SigningPolicy;
+use crate::store::{Placed, Position, SlotKind};
+
+/// Where a ceremony stands.
+enum Stage {
+    One(AwaitingRoundOne),
+    Two(AwaitingRoundTwo),
+    /// Over, or being computed by a call that will say so.
+    Gone,
+}
+
+struct Ceremony {
+    stage: Stage,
+    policy: SigningPolicy,
+}
+
+/// The ceremonies of this process. Each has a lock of its own, which is no state lock: curve arithmetic runs under it.
+#[derive(Default)]
+pub(crate) struct Ceremonies(Mutex<HashMap<CeremonyId, Arc<Mutex<Ceremony>>>>);
+
+impl Ceremonies {
+    fn find(&self, id: &CeremonyId) -> Result<Arc<Mutex<Ceremony>>, Refusal> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(id).cloned().ok_or(Refusal::CeremonyUnknown(*id))
+    }
+
+    fn add(&self, id: CeremonyId, ceremony: Ceremony) -> Result<(), Refusal> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() >= limits::CEREMONIES_MAX {
+            return Err(Refusal::CapacityExceeded { what: "ceremonies", limit: limits::CEREMONIES_MAX as u64 });
+        }
+        match all.entry(id) {
+            std::collections::hash_map::Entry::Occupied(_) => Err(Refusal::CeremonyConflict(id)),
+            std::collections::hash_map::Entry::Vacant(place) => {
+                place.insert(Arc::new(Mutex::new(ceremony)));
+                Ok(())
+            }
+        }
+    }
+
+    fn remove(&self, id: &CeremonyId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id).is_some()
+    }
+}
+
+/// A statement or confirmation, with the position of the record that it speaks of.
+#[derive(Clone)]
+struct Testimony<T> {
+    value: T,
+    position: Position,
+}
+
+impl<T> Placed for Testimony<T> {
+    fn position(&self) -> Position {
+        self.position
+    }
+}
+
+impl Engine {
+    /// Whether this node could take part in a key generation now: token, disk and room. Asked of every node before any
+    /// secret exists.
+    ///
+    /// # Errors
+    /// [`Refusal`] that says what is missing.
+    pub fn keygen_preflight(&self, caller: &Caller) -> Result<(), Refusal> {
+        caller.require(&[Role::Admin, Role::Peer])?;
+        let env = self.env();
+        let mut core = self.core();
+        core.settle(env.line)?;
+        core.keygen_room()?;
+        env.admit_work()
+    }
+
+    /// Begins a ceremony: this node's round-one messages, one a seat. Refused in an outage, before any secret exists.
+    ///
+    /// # Errors
+    /// [`Refusal`]; parameters that do not hold the hash of `policy`, or give this node no seat.
+    pub async fn keygen_begin(
+        &self,
+        caller: &Caller,
+        parameters: Parameters,
+        policy: SigningPolicy,
+    ) -> Result<Vec<Message>, Refusal> {
+        self.keygen_preflight(caller)?;
+        let hash = policy.hash().map_err(|error| Refusal::InvalidRequest(error.to_string()))?;
+        if parameters.signing_policy() != hash {
+            return Err(Refusal::InvalidRequest(
+                "the parameters name another signing policy than the one given".into(),
+            ));
+        }
+        let id = parameters.ceremony();
+        let identity = self.core().identity()?;
+        let engine = self.clone();
+        wait::blocking(move || {
+            if engine.core().ledger.admitted().key_groups.values().any(|group| group.ceremony == id) {
+                return Err(Refusal::CeremonyConflict(id));
+            }
+            let mut entropy = (engine.inner.entropy)();
+            let (stage, messages) = begin(parameters, identity, &mut entropy)
+                .map_err(|error| Refusal::InvalidRequest(error.to_string()))?;
+            engine.inner.ceremonies.add(id, Ceremony { stage: Stage::One(stage), policy })?;
+            Ok(messages)
+        })
+        .await
+    }
+
+    /// Takes one ceremony message, from whomever: it is signed by its sender.
+    ///
+    /// # Errors
+    /// [`Refusal`]; a message that is not of this ceremony changes nothing.
+    pub async fn keygen_receive(
+        &self,
+        caller: &Caller,
+        ceremony: &CeremonyId,
+        message: Vec<u8>,
+    ) -> Result<Receipt, Refusal> {
+        caller.require(&[Role::Admin, Role::Peer])?;
+        let id = *ceremony;
+        let found = self.inner.ceremonies.find(&id)?;
+        wait::blocking(move || {
+            let mut ceremony = found.lock().unwrap_or_else(PoisonError::into_inner);
+            let received = match &mut ceremony.stage {
+                Stage::One(stage) => stage.receive(&message),
+                Stage::Two(stage) => stage.receive(&message),
+                Stage::Gone => return Err(Refusal::CeremonyUnknown(id)),
+            };
+            received.map_err(Refusal::CeremonyMessage)
+        })
+        .await
+    }
+
+    /// Members whose message of the current round has not come.
+    ///
+    /// # Errors
+    /// [`Refusal::CeremonyUnknown`].
+    pub fn keygen_missing(&self, ceremony: &CeremonyId) -> Result<Vec<Member>, Refusal> {
+        let found = self.inner.ceremonies.find(ceremony)?;
+        let state = found.lock().unwrap_or_else(PoisonError::into_inner);
+        match &state.stage {
+            Stage::One(stage) => Ok(stage.missing()),
+            Stage::Two(stage) => Ok(stage.missing()),
+            Stage::Gone => Err(Refusal::CeremonyUnknown(*ceremony)),
+        }
+    }
+
+    /// Goes on to round two: this node's round-two messages, encrypted end to end.
+    ///
+    /// # Errors
+    /// [`Refusal::CeremonyAbsent`] names whose message is missing, and changes nothing; [`Refusal::CeremonyFailed`] ends it.
+    pub async fn keygen_advance(&self, caller: &Caller, ceremony: &CeremonyId) -> Result<Vec<Message>, Refusal> {
+        caller.require(&[Role::Admin, Role::Peer])?;
+        let (id, engine) = (*ceremony, self.clone());
+        let found = self.inner.ceremonies.find(&id)?;
+        wait::blocking(move || {
+            let mut ceremony = found.lock().unwrap_or_else(PoisonError::into_inner);
+            let stage = match std::mem::replace(&mut ceremony.stage, Stage::Gone) {
+                Stage::One(stage) if stage.missing().is_empty() => stage,
+                other => {
+                    let refusal = match &other {
+                        Stage::One(stage) => Refusal::CeremonyAbsent { ceremony: id, members: stage.missing() },
+                        Stage::Two(_) => Refusal::CeremonyConflict(id),
+                        Stage::Gone => Refusal::CeremonyUnknown(id),
+                    };
+                    ceremony.stage = other;
+                    return Err(refusal);
+                }
+            };
+            let mut entropy = (engine.inner.entropy)();
+            match stage.advance(&mut entropy) {
+                Ok((next, messages)) => {
+                    ceremony.stage = Stage::Two(next);
+                    Ok(messages)
+                }
+                Err(failure) => {
+                    engine.inner.ceremonies.remove(&id);
+                    Err(Refusal::CeremonyFailed(Box::new(failure)))
+                }
+            }
+        })
+        .await
+    }
+
+    /// Finishes: the shares are prepared in one record with this node's signature on the transcript, which is returned when
+    /// that record is durable. A repeat after an outage or a restart returns the same.
+    ///
+    /// # Errors
+    /// [`Refusal::CeremonyAbsent`] names whose message is missing, and changes nothing; [`Refusal::CeremonyFailed`] ends it.
+    pub async fn keygen_finish(&self, caller: &Caller, ceremony: &CeremonyId) -> Result<Statement, Refusal> {
+        caller.require(&[Role::Admin, Role::Peer])?;
+        let id = *ceremony;
+        if let Some(position) = self.core().prepared_at(&id) {
+            return self.statement(&id, position).await;
+        }
+        let found = self.inner.ceremonies.find(&id)?;
+        let engine = self.clone();
+        let position = wait::blocking(move || {
+            let mut ceremony = found.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(position) = engine.core().prepared_at(&id) {
+                return Ok(position);
+            }
+            engine.env().admit_work()?;
+            let stage = match std::mem::replace(&mut ceremony.stage, Stage::Gone) {
+                Stage::Two(stage) if stage.missing().is_empty() => stage,
+                other => {
+                    let refusal = match &other {
+                        Stage::Two(stage) => Refusal::CeremonyAbsent { ceremony: id, members: stage.missing() },
+                        Stage::One(_) => Refusal::CeremonyConflict(id),
+                        Stage::Gone => Refusal::CeremonyUnknown(id),
+                    };
+                    ceremony.stage = other;
+                    return Err(refusal);
+                }
+            };
+            engine.inner.ceremonies.remove(&id);
+            let prepared = stage.finish().map_err(|failure| Refusal::CeremonyFailed(Box::new(failure)))?;
+            let record = Record::Prepared(Box::new(PreparedRecord {
+                ceremony: id,
+                key_group: prepared.transcript().group().id(),
+                prepared: SecretBytes::new(prepared.encode()),
+                policy: ceremony.policy.clone(),
+            }));
+            let env = engine.env();
+            engine.core().admit_prepared(&env, record)
+        })
+        .await?;
+        self.statement(&id, position).await
+    }
+
+    async fn statement(&self, ceremony: &CeremonyId, position: Position) -> Result<Statement, Refusal> {
+        self.await_durable(position, true).await?;
+        let found = {
+            let mut core = self.core();
+            core.settle(&self.inner.line)?;
+            core.testimony(ceremony, |group| group.statement)
+        };
+        let proved = found.and_then(|statement| self.inner.line.durable().prove(statement).ok());
+        proved.map(|statement| statement.get().value).ok_or(Refusal::CeremonyUnknown(*ceremony))
+    }
+
+    /// Takes a complete certificate, from anybody: it proves itself. The key group is active when this returns; the
+    /// confirmation says so to the others. A repeat returns the same.
+    ///
+    /// # Errors
+    /// [`Refusal::CertificateInvalid`] when it is not of the prepared key group; nothing is lost then.
+    pub async fn keygen_certify(&self, caller: &Caller, certificate: Vec<u8>) -> Result<Confirmation, Refusal> {
+        caller.require(&[Role::Admin, Role::Peer, Role::Coordinator])?;
+        let engine = self.clone();
+        let (position, certificate) = wait::blocking(move || {
+            let parsed = Certificate::from_bytes(&certificate)
+                .map_err(|error| Refusal::CertificateInvalid(error.to_string()))?;
+            let key_group = parsed.group().id();
+            let env = engine.env();
+            let position = engine.core().admit_certificate(&env, &key_group, &parsed, certificate)?;
+            Ok((position, parsed))
+        })
+        .await?;
+        self.await_durable(position, true).await?;
+        let identity = self.core().identity()?;
+        let spoken = Testimony { value: (), position };
+        match self.inner.line.durable().prove(spoken) {
+            Ok(_) => Ok(Confirmation::sign(&certificate, &identity)),
+            Err(_) => Err(Refusal::Busy("the certificate")),
+        }
+    }
+
+    /// Gives a ceremony up; its secrets are wiped. A key group that is prepared stays.
+    ///
+    /// # Errors
+    /// [`Refusal::CeremonyUnknown`].
+    pub fn keygen_abandon(&self, caller: &Caller, ceremony: &CeremonyId) -> Result<(), Refusal> {
+        caller.require(&[Role::Admin, Role::Peer])?;
+        match self.inner.ceremonies.remove(ceremony) {
+            true => Ok(()),
+            false => Err(Refusal::CeremonyUnknown(*ceremony)),
+        }
+    }
+}
+
+impl Core {
+    fn keygen_room(&self) -> Result<(), Refusal> {
+        if self.ledger.admitted().key_groups.len() < limits::KEY_GROUPS_MAX {
+            return Ok(());
+        }
+        Err(Refusal::CapacityExceeded { what: "key groups of this node", limit: limits::KEY_GROUPS_MAX as u64 })
+    }
+
+    /// The position of the record that prepared a ceremony's shares, durable or not.
+    fn prepared_at(&self, ceremony: &CeremonyId) -> Option<Position> {
+        let groups = self.ledger.admitted().key_groups.values();
+        groups.into_iter().find(|group| group.ceremony == *ceremony).map(|group| group.prepared_at)
+    }
+
+    fn testimony<T>(&self, ceremony: &CeremonyId, of: impl FnOnce(&KeyGroup) -> T) -> Option<Testimony<T>> {
+        let mut groups = self.ledger.durable().key_groups.values();
+        let group = groups.find(|group| group.ceremony == *ceremony)?;
+        Some(Testimony { value: of(group), position: group.prepared_at })
+    }
+
+    fn admit_prepared(&mut self, env: &Env<'_>, record: Record) -> Result<Position, Refusal> {
+        self.settle(env.line)?;
+        self.keygen_room()?;
+        let encoded = encode(&record)?.anchor_now();
+        let slot = env.reserve(SlotKind::Round, encoded.size_bytes())?;
+        self.install(env.line, slot, record, encoded)
+    }
+
+    fn admit_certificate(
+        &mut self,
+        env: &Env<'_>,
+        key_group: &KeyGroupId,
+        certificate: &Certificate,
+        bytes: Vec<u8>,
+    ) -> Result<Position, Refusal> {
+        self.settle(env.line)?;
+        let group = self.ledger.admitted().key_groups.get(key_group).ok_or(Refusal::KeyGroupUnknown(*key_group))?;
+        match &group.phase {
+            Phase::Active { certificate: known, position } if **known == *certificate => return Ok(*position),
+            Phase::Active { .. } => {
+                return Err(Refusal::CertificateInvalid("the key group is active with another certificate".into()));
+            }
+            Phase::Retired { .. } => return Err(Refusal::KeyGroupRetired(*key_group)),
+            Phase::Prepared if group.statement.transcript() != certificate.transcript().hash() => {
+                return Err(Refusal::CertificateInvalid(
+                    "it certifies another transcript than the prepared one".into(),
+                ));
+            }
+            Phase::Prepared => {}
+        }
+        env.admit_work()?;
+        let record = Record::Activated { key_group: *key_group, certificate: bytes };
+        let encoded = encode(&record)?.anchor_now();
+        let slot = env.reserve(SlotKind::Round, encoded.size_bytes())?;
+        self.install(env.line, slot, record, encoded)
+    }
+}

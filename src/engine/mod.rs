@@ -1,0 +1,391 @@
+//! The engine: sessions, rounds, the cached serve, gates.
+//!
+//! Operations run in one straight line: checks under the lock, FROST off the lock, the record installed under the lock,
+//! and a wait for its position without any lock. A share leaves through [`Engine::start_sign_round`]'s release alone:
+//! from the durable view, behind the freeze gate (I1, I8).
+//!
+//! - [`caller`], [`request`], [`reply`], [`refusal`]: what comes in and goes out
+//! - [`record`], [`state`]: what is remembered; `image`: the same for a snapshot; `ledger`: the durable and the admitted view
+//! - `sign`, `advance`, `finalize`, `sessions`, `vote`, `approve`, [`keygen`], [`freeze`]: an operation each
+
+mod admin;
+mod advance;
+mod approve;
+pub mod caller;
+mod core;
+mod finalize;
+mod flight;
+pub mod freeze;
+mod image;
+pub mod keygen;
+mod ledger;
+mod nonces;
+mod open;
+pub mod record;
+pub mod refusal;
+pub mod reply;
+pub mod request;
+mod sessions;
+mod sign;
+pub mod state;
+mod vote;
+mod wait;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use frostkeep_hsm::clock::Clock;
+use frostkeep_hsm::entropy::Entropy;
+
+pub use admin::freeze_now;
+pub use approve::BuildRequest;
+pub use caller::{Caller, Role};
+pub use freeze::{FreezeReport, Gates};
+pub use open::{Replay, Surroundings};
+pub use refusal::Refusal;
+pub use reply::{ApprovalReply, Finalized, RoundReply};
+pub use request::{
+    CommitRequest, FinalizeRequest, Finish, SessionRequest, SignRequest, Subject, SubmittedShare, VoteRequest,
+};
+pub use sessions::SessionView;
+
+use self::advance::Facts;
+use self::core::{Core, Env};
+use self::finalize::FinalizeStep;
+use self::keygen::Ceremonies;
+use self::nonces::NoncePair;
+use self::reply::ReleasedRound;
+use self::sign::{SignQuestion, SignStep};
+use crate::frost::{self, Commitments};
+use crate::identity::NodeIdentity;
+use crate::ids::{KeyGroupId, Member, SessionId};
+use crate::limits;
+use crate::policy::{SigningPolicy, Tightening};
+use crate::roast::score::Scoring;
+use crate::roast::{AttemptBinding, AttemptContext, ContextError, ShareVerdict, SignedRound, TimeoutVote};
+use crate::store::deny::DenyFiles;
+use crate::store::{Line, Status};
+
+/// Where an engine takes its randomness from: the operating system, or a test's own.
+pub type EntropySource = Arc<dyn Fn() -> Box<dyn Entropy> + Send + Sync>;
+
+/// The domain of the hashes that [`crate::roast`] defines, as the node identity signs them.
+pub(crate) const SIGNED_HASH_DOMAIN: &str = "frostkeep/signed-hash/v1";
+
+/// Signs a round's or a vote's hash.
+pub(crate) fn sign_hash(identity: &NodeIdentity, hash: &[u8; 32]) -> [u8; 64] {
+    *identity.sign(SIGNED_HASH_DOMAIN, &[hash]).as_bytes()
+}
+
+/// What an operator can set.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Tightens every key group's policy; it can never widen one.
+    pub tighten: Option<Tightening>,
+    /// Whether verified blame quarantines members.
+    pub scoring: Scoring,
+    /// Silence of a coordinator after which this node votes for a timeout, milliseconds.
+    pub attempt_timeout_ms: u64,
+    /// A session idle for this long is closed, milliseconds.
+    pub session_idle_ms_max: u64,
+    /// The longest that a request waits for its record to become durable, milliseconds.
+    pub reply_wait_ms_max: u64,
+    /// The longest that a freeze waits for its deny file, milliseconds.
+    pub deny_file_wait_ms_max: u64,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self {
+            tighten: None,
+            scoring: Scoring::Off,
+            attempt_timeout_ms: limits::ATTEMPT_TIMEOUT_MS,
+            session_idle_ms_max: limits::SESSION_IDLE_MS_MAX,
+            reply_wait_ms_max: limits::REPLY_WAIT_MS_MAX,
+            deny_file_wait_ms_max: limits::DENY_FILE_WAIT_MS_MAX,
+        }
+    }
+}
+
+impl EngineConfig {
+    pub(crate) fn effective_policy(&self, policy: &Arc<SigningPolicy>) -> Result<Arc<SigningPolicy>, Refusal> {
+        match &self.tighten {
+            None => Ok(Arc::clone(policy)),
+            Some(tighter) => policy
+                .tighten(tighter)
+                .map(Arc::new)
+                .map_err(|error| Refusal::Internal(format!("the configured tightening is not valid: {error}"))),
+        }
+    }
+}
+
+/// The engine of an open node. Cheap to clone; all clones are one engine.
+#[derive(Clone)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    core: Mutex<Core>,
+    ceremonies: Ceremonies,
+    line: Line,
+    gates: Arc<Gates>,
+    deny: Arc<DenyFiles>,
+    clock: Arc<dyn Clock>,
+    entropy: EntropySource,
+    config: EngineConfig,
+}
+
+impl Engine {
+    fn core(&self) -> MutexGuard<'_, Core> {
+        // Memory work under this lock does not panic half way: `install` changes the ledger last.
+        self.inner.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn env(&self) -> Env<'_> {
+        Env {
+            status: self.inner.line.status(),
+            now: self.inner.clock.now(),
+            unix: self.inner.clock.unix_seconds(),
+            config: &self.inner.config,
+            line: &self.inner.line,
+            gates: &self.inner.gates,
+        }
+    }
+
+    fn facts(&self, key_group: &KeyGroupId) -> Result<Facts, Refusal> {
+        let mut core = self.core();
+        core.settle(&self.inner.line)?;
+        Ok(Facts::of(key_group, core.durable_group(key_group)?))
+    }
+
+    /// The persister's state after its last step.
+    pub fn status(&self) -> Status {
+        self.inner.line.status()
+    }
+
+    /// `DeriveAttemptContext`: the context of an attempt. Stateless.
+    ///
+    /// # Errors
+    /// [`ContextError`].
+    pub fn derive_attempt_context(
+        binding: &AttemptBinding<'_>,
+        number: u32,
+        included: &[u16],
+    ) -> Result<AttemptContext, ContextError> {
+        AttemptContext::derive(binding, number, included)
+    }
+
+    /// `Commit`: the member's unspent commitments for the session, made if there are none. Promises nothing durable.
+    ///
+    /// # Errors
+    /// [`Refusal`]; `capacity_exceeded` when the key group's live pairs are at their limit.
+    pub fn commit(&self, caller: &Caller, request: &CommitRequest) -> Result<Commitments, Refusal> {
+        caller.require(&[Role::Coordinator])?;
+        self.pair(&request.key_group, &request.session, request.member)
+    }
+
+    /// The member's current pair's commitments, made off the lock when there is none.
+    fn pair(&self, key_group: &KeyGroupId, session: &SessionId, member: Member) -> Result<Commitments, Refusal> {
+        let key = (*key_group, session.clone(), member);
+        let share = {
+            let env = self.env();
+            let mut core = self.core();
+            core.settle(env.line)?;
+            env.gates.check(key_group)?;
+            let group = core.durable_group(key_group)?;
+            if let Some(tombstone) = group.tombstone(session) {
+                return Err(core::ended(session, tombstone, None));
+            }
+            let share = group.seats.get(&member).cloned();
+            let share = share.ok_or(Refusal::MemberNotLocal { key_group: *key_group, member })?;
+            if let Some(current) = core.nonces.current(&key) {
+                return Ok(current.clone());
+            }
+            core.nonce_room(key_group)?;
+            share
+        };
+        let mut entropy = (self.inner.entropy)();
+        let (nonces, commitments) = frost::commit(&share, &mut entropy);
+        let pair = NoncePair { nonces, commitments };
+        let now = self.inner.clock.now();
+        let mut core = self.core();
+        // The session may have been aborted meanwhile: its nonces are wiped, and no new ones are kept.
+        if let Some(tombstone) = core.admitted_group(key_group)?.tombstone(session) {
+            return Err(core::ended(session, tombstone, None));
+        }
+        core.nonce_room(key_group)?;
+        Ok(core.nonces.insert(key, pair, now))
+    }
+
+    /// `StartSignRound`. `encode` turns the released round into what the caller gets; it runs behind the freeze gate and
+    /// must not block.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn start_sign_round<R>(
+        &self,
+        caller: &Caller,
+        request: &SignRequest,
+        encode: impl FnOnce(&RoundReply) -> R,
+    ) -> Result<R, Refusal> {
+        caller.require(&[Role::Coordinator])?;
+        let facts = self.facts(&request.key_group)?;
+        let question = SignQuestion::new(request, facts.group_key.threshold())?;
+        let mut authorised = None;
+        let mut in_flight = false;
+        loop {
+            let step = {
+                let env = self.env();
+                self.core().admit_sign(&env, caller, &question, authorised.as_ref())?
+            };
+            match step {
+                SignStep::Serve(round, current) => {
+                    return self.release(ReleasedRound { round, current }, encode);
+                }
+                SignStep::Wait(position) => self.await_durable(position, in_flight).await?,
+                SignStep::Join(state) => {
+                    in_flight = true;
+                    self.await_landing(state).await?;
+                }
+                SignStep::Verify { active } => {
+                    let chain = advance::verify_chain(&facts, request, &active, &question.context)?;
+                    authorised = Some(chain);
+                }
+                SignStep::MakePair => {
+                    let current = self.pair(&request.key_group, &request.session, request.member).ok();
+                    return Err(Refusal::CommitmentsUnknown { member: request.member, current });
+                }
+                SignStep::Compute(job) => {
+                    in_flight = true;
+                    self.await_landing(self.launch(job)).await?;
+                }
+            }
+        }
+    }
+
+    /// The one place where a share leaves: durable by type (I1), unfrozen and unfenced by the gate (I8, I6).
+    fn release<R>(&self, released: ReleasedRound, encode: impl FnOnce(&RoundReply) -> R) -> Result<R, Refusal> {
+        let key_group = released.round.get().body.key_group;
+        let reply = RoundReply::new(released);
+        let fence = || self.inner.line.status().releases;
+        self.inner.gates.release(&key_group, || match fence() {
+            crate::store::Releases::Allowed => Ok(encode(&reply)),
+            crate::store::Releases::AwaitingOpeningAnchor => Err(Refusal::Starting),
+            crate::store::Releases::FencedByAnchor => Err(Refusal::Fenced),
+        })?
+    }
+
+    /// `FinalizeSignRound`. None when this node has no such session: then nothing is recorded.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn finalize_sign_round(
+        &self,
+        caller: &Caller,
+        request: &FinalizeRequest,
+    ) -> Result<Option<Finalized>, Refusal> {
+        let mut in_flight = false;
+        loop {
+            let step = {
+                let env = self.env();
+                self.core().admit_finalize(&env, caller, request)?
+            };
+            match step {
+                FinalizeStep::NotHere => return Ok(None),
+                FinalizeStep::Serve(finished) => {
+                    return self.inner.gates.release(&request.key_group, || Finalized::new(&finished)).map(Some);
+                }
+                FinalizeStep::Wait(position) => self.await_durable(position, in_flight).await?,
+                FinalizeStep::Compute(job) => {
+                    in_flight = true;
+                    let engine = self.clone();
+                    let position = wait::blocking(move || {
+                        let verified = finalize::verify(*job)?;
+                        let env = engine.env();
+                        engine.core().complete_finalize(&env, verified)
+                    })
+                    .await?;
+                    self.await_durable(position, true).await?;
+                }
+            }
+        }
+    }
+
+    /// `AbortSession`: the session's nonces are wiped at once, its end is recorded.
+    ///
+    /// # Errors
+    /// [`Refusal`]; the nonces are wiped even then, the key group being known and active.
+    pub async fn abort_session(&self, caller: &Caller, request: &SessionRequest) -> Result<(), Refusal> {
+        let position = {
+            let env = self.env();
+            self.core().abort(&env, caller, request)?
+        };
+        match position {
+            Some(position) => self.await_durable(position, true).await,
+            None => Ok(()),
+        }
+    }
+
+    /// `GetSession`: per local member the highest attempt, and the durable rounds with their packages. Behind the gates of
+    /// a release, since it carries shares.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn session<R>(
+        &self,
+        caller: &Caller,
+        request: &SessionRequest,
+        encode: impl FnOnce(&SessionView) -> R,
+    ) -> Result<R, Refusal> {
+        let view = {
+            let env = self.env();
+            self.core().session_view(&env, caller, request)?
+        };
+        self.inner.gates.release(&request.key_group, || match self.inner.line.status().releases {
+            crate::store::Releases::Allowed => Ok(encode(&view)),
+            crate::store::Releases::AwaitingOpeningAnchor => Err(Refusal::Starting),
+            crate::store::Releases::FencedByAnchor => Err(Refusal::Fenced),
+        })?
+    }
+
+    /// `VerifySignatureShare`: valid, invalid (and signed by the member), or indeterminate.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the key group is not active here or the caller may not ask.
+    pub fn verify_signature_share(
+        &self,
+        caller: &Caller,
+        key_group: &KeyGroupId,
+        session: &SessionId,
+        subject: &Subject,
+        round: &SignedRound,
+    ) -> Result<ShareVerdict, Refusal> {
+        caller.require(&[Role::Coordinator, Role::Peer, Role::Observer])?;
+        Ok(self.facts(key_group)?.verdict(session, subject, round))
+    }
+
+    /// `VoteTimeout`.
+    ///
+    /// # Errors
+    /// [`Refusal`]; `vote_too_early` carries the time left.
+    pub fn vote_timeout(&self, caller: &Caller, request: &VoteRequest) -> Result<TimeoutVote, Refusal> {
+        let threshold = self.facts(&request.key_group)?.group_key.threshold();
+        let context =
+            sign::parse_context(&request.key_group, &request.session, &request.subject, threshold, &request.context)?;
+        let job = {
+            let env = self.env();
+            self.core().admit_vote(&env, caller, request, &context)?
+        };
+        let signature = sign_hash(&job.identity, &job.message);
+        Ok(TimeoutVote { voter: job.voter.number(), signature: signature.to_vec() })
+    }
+
+    /// Housekeeping that the node calls every few seconds: expired nonces, idle sessions, old timers.
+    ///
+    /// # Errors
+    /// [`Refusal`] when a closing could not be recorded; the next tick tries again.
+    pub fn tick(&self) -> Result<(), Refusal> {
+        let env = self.env();
+        self.core().tick(&env)
+    }
+}

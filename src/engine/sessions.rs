@@ -1,0 +1,192 @@
+//! Sessions as a whole: abort, what is durable of them, closing the idle ones.
+
+use std::collections::HashMap;
+
+use frostkeep_hsm::clock::Millis;
+
+use super::caller::{Caller, Role};
+use super::core::{Core, Env, encode, ended};
+use super::record::{Ending, Record};
+use super::refusal::Refusal;
+use super::request::{SessionRequest, Subject};
+use super::sign::{check_policy, check_quarantine};
+use super::state::{Outcome, Phase, Round};
+use crate::ids::{AttemptId, AttemptPolicy, KeyGroupId, Member, SessionId};
+use crate::limits;
+use crate::store::{Durable, Position, SlotKind};
+
+/// Time that counts towards a session's idleness: it stands still in an outage.
+#[derive(Default)]
+pub(crate) struct IdleClock {
+    ran_ms: u64,
+    last_tick: Option<Millis>,
+    touched: HashMap<(KeyGroupId, SessionId), u64>,
+}
+
+impl IdleClock {
+    fn tick(&mut self, now: Millis, runs: bool) {
+        if let Some(last) = self.last_tick.replace(now) {
+            if runs {
+                self.ran_ms = self.ran_ms.saturating_add(now.since(last));
+            }
+        }
+    }
+
+    pub(crate) fn touch(&mut self, key_group: &KeyGroupId, session: &SessionId) {
+        self.touched.insert((*key_group, session.clone()), self.ran_ms);
+    }
+
+    fn idle_ms(&mut self, key_group: &KeyGroupId, session: &SessionId) -> u64 {
+        let ran_ms = self.ran_ms;
+        // A session that nobody has asked for since the start begins its idle time now.
+        let since = *self.touched.entry((*key_group, session.clone())).or_insert(ran_ms);
+        ran_ms - since
+    }
+}
+
+/// What `GetSession` says of one open session.
+pub struct SessionView {
+    /// What is signed.
+    pub subject: Subject,
+    /// Under `evidence`: the active attempt's number and id.
+    pub active: Option<(u32, AttemptId)>,
+    /// The highest attempt number that each local member has answered.
+    pub highest: Vec<(Member, u32)>,
+    /// The durable rounds that are served.
+    pub rounds: Vec<Durable<Round>>,
+    /// Hashes of the transition records, oldest first.
+    pub transcript: Vec<[u8; 32]>,
+}
+
+impl Core {
+    /// `AbortSession`: wipes the session's nonces at once; the record, if the session has one to end.
+    pub(crate) fn abort(
+        &mut self,
+        env: &Env<'_>,
+        caller: &Caller,
+        request: &SessionRequest,
+    ) -> Result<Option<Position>, Refusal> {
+        caller.require(&[Role::Coordinator])?;
+        self.settle(env.line)?;
+        self.durable_group(&request.key_group)?;
+        self.nonces.wipe_session(&request.key_group, &request.session);
+        let group = self.admitted_group(&request.key_group)?;
+        if let Some(tombstone) = group.tombstone(&request.session) {
+            return match tombstone.outcome {
+                Outcome::Aborted if tombstone.position <= env.line.durable().position() => Ok(None),
+                Outcome::Aborted => Ok(Some(tombstone.position)),
+                _ if tombstone.position <= env.line.durable().position() => {
+                    Err(ended(&request.session, tombstone, None))
+                }
+                _ => Err(Refusal::Busy("the end of this session")),
+            };
+        }
+        if !group.sessions.contains_key(&request.session) {
+            return Err(Refusal::SessionUnknown(request.session.clone()));
+        }
+        env.admit_work()?;
+        self.record_end(env, &request.key_group, &request.session, Ending::Aborted).map(Some)
+    }
+
+    fn record_end(
+        &mut self,
+        env: &Env<'_>,
+        key_group: &KeyGroupId,
+        session: &SessionId,
+        ending: Ending,
+    ) -> Result<Position, Refusal> {
+        let record = Record::Ended { key_group: *key_group, session: session.clone(), ending };
+        let encoded = encode(&record)?;
+        let slot = env.reserve(SlotKind::Round, encoded.size_bytes())?;
+        let position = self.install(env.line, slot, record, encoded)?;
+        self.idle.touched.remove(&(*key_group, session.clone()));
+        Ok(position)
+    }
+
+    /// `GetSession`: what a coordinator needs to go on without a disk of its own.
+    pub(crate) fn session_view(
+        &mut self,
+        env: &Env<'_>,
+        caller: &Caller,
+        request: &SessionRequest,
+    ) -> Result<SessionView, Refusal> {
+        caller.require(&[Role::Coordinator])?;
+        self.settle(env.line)?;
+        env.gates.check(&request.key_group)?;
+        let group = self.durable_group(&request.key_group)?;
+        if let Some(tombstone) = group.tombstone(&request.session) {
+            return Err(ended(&request.session, tombstone, None));
+        }
+        let session =
+            group.sessions.get(&request.session).ok_or_else(|| Refusal::SessionUnknown(request.session.clone()))?;
+        check_policy(group, &session.subject, env)?;
+        let mut highest: HashMap<Member, u32> = HashMap::new();
+        let mut rounds = Vec::new();
+        for round in session.rounds.values() {
+            let number = highest.entry(round.body.member).or_default();
+            *number = (*number).max(round.body.context.number);
+            let included: Vec<Member> =
+                round.body.context.included.iter().filter_map(|number| Member::new(*number).ok()).collect();
+            if check_quarantine(group, env, &included).is_ok() {
+                rounds.extend(env.line.durable().prove(round.clone()));
+            }
+        }
+        let mut highest: Vec<_> = highest.into_iter().collect();
+        highest.sort_unstable();
+        Ok(SessionView {
+            subject: session.subject,
+            active: session.active.as_ref().map(|active| (active.number, AttemptId::new(active.attempt_id))),
+            highest,
+            rounds,
+            transcript: session.transcript.iter().copied().collect(),
+        })
+    }
+
+    /// Housekeeping: expired nonces are wiped, idle sessions closed by a record, old timers dropped.
+    pub(crate) fn tick(&mut self, env: &Env<'_>) -> Result<(), Refusal> {
+        self.settle(env.line)?;
+        self.nonces.expire(env.now);
+        let runs = env.status.admits_work();
+        self.idle.tick(env.now, runs);
+        let idle_ms_max = env.config.session_idle_ms_max;
+        self.timers.retain(|_, seen| env.now.since(*seen) < limits::VOTE_TIMER_AGE_MS_MAX);
+        if !runs {
+            return Ok(());
+        }
+        let open: Vec<(KeyGroupId, SessionId)> = self
+            .ledger
+            .admitted()
+            .key_groups
+            .iter()
+            .filter(|(_, group)| matches!(group.phase, Phase::Active { .. }))
+            .flat_map(|(id, group)| group.sessions.keys().map(|session| (*id, session.clone())))
+            .collect();
+        for (key_group, session) in open {
+            if self.idle.idle_ms(&key_group, &session) >= idle_ms_max {
+                self.nonces.wipe_session(&key_group, &session);
+                self.record_end(env, &key_group, &session, Ending::Closed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the node's own timer of an attempt at the first request with a valid context.
+    pub(crate) fn timers_note(
+        &mut self,
+        env: &Env<'_>,
+        key_group: &KeyGroupId,
+        session: &SessionId,
+        attempt: AttemptId,
+    ) {
+        let evidence = self
+            .ledger
+            .durable()
+            .key_groups
+            .get(key_group)
+            .is_some_and(|group| group.attempt_policy == AttemptPolicy::Evidence);
+        let key = (*key_group, session.clone(), attempt);
+        if evidence && (self.timers.contains_key(&key) || self.timers.len() < limits::VOTE_TIMERS_MAX) {
+            self.timers.entry(key).or_insert(env.now);
+        }
+    }
+}

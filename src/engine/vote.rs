@@ -1,0 +1,89 @@
+//! `VoteTimeout`: this node's signed word that the coordinator of an attempt stayed silent, by its own timer.
+
+use std::sync::Arc;
+
+use super::caller::{Caller, Role};
+use super::core::{Core, Env};
+use super::refusal::Refusal;
+use super::request::VoteRequest;
+use super::sign::{check_policy, check_session, parse_context};
+use crate::identity::NodeIdentity;
+use crate::ids::{AttemptPolicy, Member};
+use crate::limits;
+use crate::roast::{AgainstActive, AttemptContext, timeout_vote_message};
+
+/// A vote to be signed off the lock.
+pub(crate) struct VoteJob {
+    pub(crate) identity: Arc<NodeIdentity>,
+    pub(crate) message: [u8; 32],
+    pub(crate) voter: Member,
+}
+
+impl Core {
+    /// Steps 2 to 6 of a sign round, then the timer.
+    pub(crate) fn admit_vote(
+        &mut self,
+        env: &Env<'_>,
+        caller: &Caller,
+        request: &VoteRequest,
+        context: &AttemptContext,
+    ) -> Result<VoteJob, Refusal> {
+        caller.require(&[Role::Coordinator, Role::Peer])?;
+        self.settle(env.line)?;
+        env.gates.check(&request.key_group)?;
+        let group = self.durable_group(&request.key_group)?;
+        if group.attempt_policy != AttemptPolicy::Evidence {
+            return Err(Refusal::InvalidRequest("votes exist under the policy evidence only".into()));
+        }
+        if !group.seats.contains_key(&request.member) {
+            return Err(Refusal::MemberNotLocal { key_group: request.key_group, member: request.member });
+        }
+        if !context.includes(request.member) || context.coordinator() == request.member {
+            return Err(Refusal::InvalidRequest(format!(
+                "member {} has no vote in this attempt: included members other than the coordinator have",
+                request.member
+            )));
+        }
+        let session = check_session(group, &request.session, &request.subject)?;
+        check_policy(group, &request.subject, env)?;
+        if let Some(active) = session.and_then(|session| session.active.as_ref()) {
+            let threshold = group.group_key.threshold();
+            let active = parse_context(&request.key_group, &request.session, &request.subject, threshold, active)?;
+            match context.against(&active) {
+                AgainstActive::Same | AgainstActive::Next => {}
+                AgainstActive::Stale { number, active } => {
+                    return Err(Refusal::AttemptStale { number, active });
+                }
+                AgainstActive::Future { number, active } => {
+                    return Err(Refusal::AttemptFuture { number, active });
+                }
+                AgainstActive::Conflict { .. } => {
+                    return Err(Refusal::AttemptConflict { attempt: context.id(), member: request.member });
+                }
+            }
+        }
+        self.timers_note(env, &request.key_group, &request.session, context.id());
+        let key = (request.key_group, request.session.clone(), context.id());
+        let started = self
+            .timers
+            .get(&key)
+            .copied()
+            .ok_or(Refusal::CapacityExceeded { what: "attempt timers", limit: limits::VOTE_TIMERS_MAX as u64 })?;
+        let left_ms = env.config.attempt_timeout_ms.saturating_sub(env.now.since(started));
+        if left_ms > 0 {
+            return Err(Refusal::VoteTooEarly { number: context.number(), left_ms });
+        }
+        let identity = self.identity()?;
+        let message = timeout_vote_message(&request.key_group, &request.session, context, request.member);
+        Ok(VoteJob { identity, message, voter: request.member })
+    }
+
+    /// The node identity, which every open state has.
+    pub(crate) fn identity(&self) -> Result<Arc<NodeIdentity>, Refusal> {
+        self.ledger
+            .durable()
+            .identity
+            .clone()
+            .ok_or_else(|| Refusal::Internal("the state holds no node identity".into()))
+    }
+}
