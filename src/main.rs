@@ -11,5 +11,9 @@ static ALLOCATOR: ZeroAlloc<System> = ZeroAlloc(System);
 
 fn main() -> ExitCode {
     let hardening = frostkeep::process::harden();
+    // The node starts this program again as its token agent, which parses nothing and prints nothing.
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == "token-agent") {
+        return frostkeep::hsm::agent::main();
+    }
     frostkeep::cli::main(std::env::args_os(), &hardening)
 }

@@ -35,6 +35,9 @@ struct Cli {
 enum Verb {
     /// Print the table of the stable refusal reasons.
     Reasons(reasons::Args),
+    /// Attempt contexts, without a node.
+    #[command(subcommand)]
+    Attempt(attempt::AttemptCommand),
     /// Show what the system granted of the process hardening, to a process started like this one.
     Hardening(hardening::Args),
 }
@@ -42,6 +45,11 @@ enum Verb {
 fn dispatch(verb: Verb, hardening: &Hardening, out: &Output) -> Result<(), CliError> {
     match verb {
         Verb::Hardening(args) => hardening::run(args, hardening, out),
+        Verb::Attempt(command) => {
+            let text = attempt::run(&command, out.is_json())
+                .map_err(|error| CliError::refused(error.reason(), error.to_string()))?;
+            out.line(text.trim_end())
+        }
         Verb::Reasons(args) => reasons::run(args, out),
     }
 }

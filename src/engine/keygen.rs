@@ -14,7 +14,8 @@ use super::state::{KeyGroup, Phase};
 use super::{Engine, wait};
 use crate::ids::{CeremonyId, KeyGroupId, Member};
 use crate::keygen::{
-    AwaitingRoundOne, AwaitingRoundTwo, Certificate, Confirmation, Message, Parameters, Receipt, Statement, begin,
+    AwaitingRoundOne, AwaitingRoundTwo, Certificate, Confirmation, Message, Parameters, Prepared, Receipt, Statement,
+    Transcript, begin,
 };
 use crate::limits;
 use crate::policy::SigningPolicy;
@@ -60,6 +61,15 @@ impl Ceremonies {
     fn remove(&self, id: &CeremonyId) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id).is_some()
     }
+}
+
+/// What a node says when its shares are prepared, durably: what it heard, and its signature on that.
+#[derive(Debug, Clone)]
+pub struct PreparedReply {
+    /// What was said in the ceremony; the same on every node, or somebody equivocated.
+    pub transcript: Transcript,
+    /// The node's signature on it.
+    pub statement: Statement,
 }
 
 /// A statement or confirmation, with the position of the record that it speaks of.
@@ -204,7 +214,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Refusal::CeremonyAbsent`] names whose message is missing, and changes nothing; [`Refusal::CeremonyFailed`] ends it.
-    pub async fn keygen_finish(&self, caller: &Caller, ceremony: &CeremonyId) -> Result<Statement, Refusal> {
+    pub async fn keygen_finish(&self, caller: &Caller, ceremony: &CeremonyId) -> Result<PreparedReply, Refusal> {
         caller.require(&[Role::Admin, Role::Peer])?;
         let id = *ceremony;
         if let Some(position) = self.core().prepared_at(&id) {
@@ -245,15 +255,18 @@ impl Engine {
         self.statement(&id, position).await
     }
 
-    async fn statement(&self, ceremony: &CeremonyId, position: Position) -> Result<Statement, Refusal> {
+    async fn statement(&self, ceremony: &CeremonyId, position: Position) -> Result<PreparedReply, Refusal> {
         self.await_durable(position, true).await?;
         let found = {
             let mut core = self.core();
             core.settle(&self.inner.line)?;
-            core.testimony(ceremony, |group| group.statement)
+            core.testimony(ceremony, |group| group.prepared.clone())
         };
-        let proved = found.and_then(|statement| self.inner.line.durable().prove(statement).ok());
-        proved.map(|statement| statement.get().value).ok_or(Refusal::CeremonyUnknown(*ceremony))
+        let proved = found.and_then(|prepared| self.inner.line.durable().prove(prepared).ok());
+        let bytes =
+            proved.and_then(|prepared| prepared.get().value.clone()).ok_or(Refusal::CeremonyUnknown(*ceremony))?;
+        let prepared = Prepared::decode(bytes.expose()).map_err(|error| Refusal::Internal(error.to_string()))?;
+        Ok(PreparedReply { transcript: prepared.transcript().clone(), statement: *prepared.statement() })
     }
 
     /// Takes a complete certificate, from anybody: it proves itself. The key group is active when this returns; the

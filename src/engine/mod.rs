@@ -56,7 +56,7 @@ use self::nonces::NoncePair;
 use self::reply::ReleasedRound;
 use self::sign::{SignQuestion, SignStep};
 use crate::frost::{self, Commitments};
-use crate::identity::NodeIdentity;
+use crate::identity::{IdentityKey, NodeIdentity};
 use crate::ids::{KeyGroupId, Member, SessionId};
 use crate::limits;
 use crate::policy::{SigningPolicy, Tightening};
@@ -161,6 +161,16 @@ impl Engine {
     /// The persister's state after its last step.
     pub fn status(&self) -> Status {
         self.inner.line.status()
+    }
+
+    /// The node's identity, for the roster.
+    ///
+    /// # Errors
+    /// [`Refusal::Internal`] before the first record of a new state is durable.
+    pub fn node_identity(&self) -> Result<IdentityKey, Refusal> {
+        let mut core = self.core();
+        core.settle(&self.inner.line)?;
+        Ok(core.identity()?.public())
     }
 
     /// `DeriveAttemptContext`: the context of an attempt. Stateless.
