@@ -48,6 +48,9 @@ pub const SESSIONS_OPEN_MAX: usize = 65_536;
 /// A session idle for this long is closed by a record, milliseconds. The clock stands still in an outage.
 pub const SESSION_IDLE_MS_MAX: u64 = 24 * 60 * 60 * 1_000;
 
+/// The longest time between two looks for idle sessions, milliseconds.
+pub const IDLE_SCAN_MS_MAX: u64 = 60 * 1_000;
+
 /// Key groups of one node.
 pub const KEY_GROUPS_MAX: usize = 256;
 

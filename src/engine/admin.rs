@@ -171,6 +171,7 @@ impl Core {
         let position = self.install(env.line, slot, record, encoded)?;
         if retires {
             self.nonces.wipe_group(&id);
+            self.idle.forget_group(&id);
         }
         Ok(position)
     }

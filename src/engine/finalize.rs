@@ -92,7 +92,7 @@ impl Core {
             return Err(Refusal::SessionConflict(request.session.clone()));
         }
         let work = match &request.finish {
-            Finish::Signature(signature) => Work::Signature(signature.clone()),
+            Finish::Signature(signature) => Work::Signature(*signature),
             Finish::Shares { attempt, shares } => {
                 let answered =
                     session.rounds.values().find(|round| round.body.context.attempt_id == *attempt.as_bytes());
@@ -130,6 +130,7 @@ impl Core {
         let slot = env.reserve(SlotKind::Round, encoded.size_bytes())?;
         let position = self.install(env.line, slot, record, encoded)?;
         self.nonces.wipe_session(&key_group, &session);
+        self.idle.forget(&key_group, &session);
         Ok(position)
     }
 }

@@ -217,7 +217,8 @@ impl Engine {
     pub async fn keygen_finish(&self, caller: &Caller, ceremony: &CeremonyId) -> Result<PreparedReply, Refusal> {
         caller.require(&[Role::Admin, Role::Peer])?;
         let id = *ceremony;
-        if let Some(position) = self.core().prepared_at(&id) {
+        let known = self.core().prepared_at(&id);
+        if let Some(position) = known {
             return self.statement(&id, position).await;
         }
         let found = self.inner.ceremonies.find(&id)?;

@@ -262,7 +262,7 @@ impl Engine {
                     authorised = Some(chain);
                 }
                 SignStep::MakePair => {
-                    let current = self.pair(&request.key_group, &request.session, request.member).ok();
+                    let current = self.pair(&request.key_group, &request.session, request.member).ok().map(Box::new);
                     return Err(Refusal::CommitmentsUnknown { member: request.member, current });
                 }
                 SignStep::Compute(job) => {
@@ -396,6 +396,11 @@ impl Engine {
     /// [`Refusal`] when a closing could not be recorded; the next tick tries again.
     pub fn tick(&self) -> Result<(), Refusal> {
         let env = self.env();
-        self.core().tick(&env)
+        let Some(state) = self.core().tick(&env)? else { return Ok(()) };
+        // In small bites: whoever is served meanwhile waits for one bite at the most.
+        for sessions in sessions::open_sessions(&state).chunks(256) {
+            self.core().close_idle(&env, sessions)?;
+        }
+        Ok(())
     }
 }

@@ -127,7 +127,7 @@ pub enum Refusal {
         /// The member.
         member: Member,
         /// The member's current pair, to be used in the next package.
-        current: Option<Commitments>,
+        current: Option<Box<Commitments>>,
     },
     /// A member of the set is quarantined.
     #[error("member {member} is quarantined with a score of {score}")]

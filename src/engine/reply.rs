@@ -9,7 +9,7 @@ use crate::store::{Durable, Position};
 /// A durable round on its way out, with the member's current commitments.
 pub(crate) struct ReleasedRound {
     pub(crate) round: Durable<Round>,
-    pub(crate) current: Option<Commitments>,
+    pub(crate) current: Option<Box<Commitments>>,
 }
 
 /// The answer to a `StartSignRound`.
@@ -21,7 +21,7 @@ pub struct RoundReply {
     share: [u8; 32],
     position: Position,
     round_signature: [u8; 64],
-    next: Option<Commitments>,
+    next: Option<Box<Commitments>>,
 }
 
 impl RoundReply {
@@ -70,7 +70,7 @@ impl RoundReply {
 
     /// The member's current commitments, for the next attempt. Not part of what is durable.
     pub fn next_commitments(&self) -> Option<&Commitments> {
-        self.next.as_ref()
+        self.next.as_deref()
     }
 
     /// The durable part, which every serve repeats byte for byte: round id, attempt id, member, share, position, round

@@ -10,7 +10,7 @@ use super::record::{Ending, Record};
 use super::refusal::Refusal;
 use super::request::{SessionRequest, Subject};
 use super::sign::{check_policy, check_quarantine};
-use super::state::{Outcome, Phase, Round};
+use super::state::{Outcome, Phase, Round, State};
 use crate::ids::{AttemptId, AttemptPolicy, KeyGroupId, Member, SessionId};
 use crate::limits;
 use crate::store::{Durable, Position, SlotKind};
@@ -20,20 +20,39 @@ use crate::store::{Durable, Position, SlotKind};
 pub(crate) struct IdleClock {
     ran_ms: u64,
     last_tick: Option<Millis>,
+    last_scan_ms: u64,
     touched: HashMap<(KeyGroupId, SessionId), u64>,
 }
 
 impl IdleClock {
     fn tick(&mut self, now: Millis, runs: bool) {
-        if let Some(last) = self.last_tick.replace(now) {
-            if runs {
-                self.ran_ms = self.ran_ms.saturating_add(now.since(last));
-            }
+        if let Some(last) = self.last_tick.replace(now)
+            && runs
+        {
+            self.ran_ms = self.ran_ms.saturating_add(now.since(last));
         }
+    }
+
+    /// Whether the sessions are to be looked at: often enough to close them in time, seldom enough to cost nothing.
+    fn scan_is_due(&mut self, idle_ms_max: u64) -> bool {
+        let every_ms = (idle_ms_max / 16).min(limits::IDLE_SCAN_MS_MAX);
+        let due = self.ran_ms.saturating_sub(self.last_scan_ms) >= every_ms;
+        if due {
+            self.last_scan_ms = self.ran_ms;
+        }
+        due
     }
 
     pub(crate) fn touch(&mut self, key_group: &KeyGroupId, session: &SessionId) {
         self.touched.insert((*key_group, session.clone()), self.ran_ms);
+    }
+
+    pub(crate) fn forget(&mut self, key_group: &KeyGroupId, session: &SessionId) {
+        self.touched.remove(&(*key_group, session.clone()));
+    }
+
+    pub(crate) fn forget_group(&mut self, key_group: &KeyGroupId) {
+        self.touched.retain(|(group, _), _| group != key_group);
     }
 
     fn idle_ms(&mut self, key_group: &KeyGroupId, session: &SessionId) -> u64 {
@@ -56,6 +75,12 @@ pub struct SessionView {
     pub rounds: Vec<Durable<Round>>,
     /// Hashes of the transition records, oldest first.
     pub transcript: Vec<[u8; 32]>,
+}
+
+/// The open sessions of the active key groups.
+pub(crate) fn open_sessions(state: &State) -> Vec<(KeyGroupId, SessionId)> {
+    let active = state.key_groups.iter().filter(|(_, group)| matches!(group.phase, Phase::Active { .. }));
+    active.flat_map(|(id, group)| group.sessions.keys().map(|session| (*id, session.clone()))).collect()
 }
 
 impl Core {
@@ -99,7 +124,7 @@ impl Core {
         let encoded = encode(&record)?;
         let slot = env.reserve(SlotKind::Round, encoded.size_bytes())?;
         let position = self.install(env.line, slot, record, encoded)?;
-        self.idle.touched.remove(&(*key_group, session.clone()));
+        self.idle.forget(key_group, session);
         Ok(position)
     }
 
@@ -142,29 +167,25 @@ impl Core {
         })
     }
 
-    /// Housekeeping: expired nonces are wiped, idle sessions closed by a record, old timers dropped.
-    pub(crate) fn tick(&mut self, env: &Env<'_>) -> Result<(), Refusal> {
+    /// Housekeeping: expired nonces are wiped, old timers dropped. Returns the state whose sessions are to be looked at
+    /// for idleness, when that is due.
+    pub(crate) fn tick(&mut self, env: &Env<'_>) -> Result<Option<State>, Refusal> {
         self.settle(env.line)?;
         self.nonces.expire(env.now);
+        self.timers.retain(|_, seen| env.now.since(*seen) < limits::VOTE_TIMER_AGE_MS_MAX);
         let runs = env.status.admits_work();
         self.idle.tick(env.now, runs);
-        let idle_ms_max = env.config.session_idle_ms_max;
-        self.timers.retain(|_, seen| env.now.since(*seen) < limits::VOTE_TIMER_AGE_MS_MAX);
-        if !runs {
-            return Ok(());
-        }
-        let open: Vec<(KeyGroupId, SessionId)> = self
-            .ledger
-            .admitted()
-            .key_groups
-            .iter()
-            .filter(|(_, group)| matches!(group.phase, Phase::Active { .. }))
-            .flat_map(|(id, group)| group.sessions.keys().map(|session| (*id, session.clone())))
-            .collect();
-        for (key_group, session) in open {
-            if self.idle.idle_ms(&key_group, &session) >= idle_ms_max {
-                self.nonces.wipe_session(&key_group, &session);
-                self.record_end(env, &key_group, &session, Ending::Closed)?;
+        let due = runs && self.idle.scan_is_due(env.config.session_idle_ms_max);
+        Ok(due.then(|| self.ledger.admitted().clone()))
+    }
+
+    /// Closes those of `sessions` that were idle for too long.
+    pub(crate) fn close_idle(&mut self, env: &Env<'_>, sessions: &[(KeyGroupId, SessionId)]) -> Result<(), Refusal> {
+        for (key_group, session) in sessions {
+            let open = self.admitted_group(key_group).is_ok_and(|group| group.sessions.contains_key(session));
+            if open && self.idle.idle_ms(key_group, session) >= env.config.session_idle_ms_max {
+                self.nonces.wipe_session(key_group, session);
+                self.record_end(env, key_group, session, Ending::Closed)?;
             }
         }
         Ok(())

@@ -30,7 +30,7 @@ const ADVANCE_BYTES_MAX: usize = 64 + 8 * limits::MEMBERS_MAX;
 /// What to do next for a `StartSignRound`.
 pub(crate) enum SignStep {
     /// Durable: release it. With the member's current commitments, if any.
-    Serve(Durable<Round>, Option<Commitments>),
+    Serve(Durable<Round>, Option<Box<Commitments>>),
     /// Pending: wait for its position, then ask again.
     Wait(Position),
     /// The same request is being computed: wait for it, then ask again.
@@ -150,7 +150,7 @@ impl Core {
                 .durable()
                 .prove(round.clone())
                 .map_err(|round| not_durable(&env.status, env.now, round.position))?;
-            let current = self.nonces.current(&nonce_key(request)).cloned();
+            let current = self.nonces.current(&nonce_key(request)).cloned().map(Box::new);
             self.idle.touch(&request.key_group, &request.session);
             return Ok(SignStep::Serve(round, current));
         }
@@ -209,7 +209,10 @@ impl Core {
         match self.nonces.current(&key) {
             Some(current) if Some(current) == offered => {}
             Some(current) => {
-                return Err(Refusal::CommitmentsUnknown { member: request.member, current: Some(current.clone()) });
+                return Err(Refusal::CommitmentsUnknown {
+                    member: request.member,
+                    current: Some(Box::new(current.clone())),
+                });
             }
             None => return Ok(SignStep::MakePair),
         }
@@ -330,10 +333,10 @@ impl Core {
 
     /// Removes the in-flight entry of a computation and answers everyone who waits on it.
     pub(crate) fn land(&mut self, key: &FlightKey, serial: u64, state: FlightState) {
-        if self.flights.get(key).is_some_and(|flight| flight.serial == serial) {
-            if let Some(flight) = self.flights.remove(key) {
-                flight.state.send_replace(state);
-            }
+        if self.flights.get(key).is_some_and(|flight| flight.serial == serial)
+            && let Some(flight) = self.flights.remove(key)
+        {
+            flight.state.send_replace(state);
         }
     }
 }
