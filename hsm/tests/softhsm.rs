@@ -25,6 +25,7 @@ use frostkeep_hsm::provider::{
 use frostkeep_hsm::provision::{CreateKey, ProvisionError, init, show, unlatch};
 use frostkeep_hsm::sealer::Provider;
 use frostkeep_hsm::uri::TokenUri;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -480,6 +481,8 @@ fn the_agent_inherits_nothing_and_shows_the_pin_to_nobody() {
     // A descriptor without close-on-exec, as a careless launcher leaves it.
     let secret = fs::File::open(bench.token.pin_file()).unwrap();
     let _inheritable = nix::unistd::dup(&secret).unwrap();
+    // Where core dumps are on: root may raise the limit, others have what they have.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 1 << 20, 1 << 20);
     let provider = ready(&bench.config);
     let pid = provider.token().agent_pid().unwrap();
     let proc = PathBuf::from(format!("/proc/{pid}"));
@@ -491,6 +494,10 @@ fn the_agent_inherits_nothing_and_shows_the_pin_to_nobody() {
         Ok(environment) => {
             let expected = format!("SOFTHSM2_CONF={}\0", bench.token.configuration().display());
             assert_eq!(String::from_utf8(environment).unwrap(), expected);
+            for standard in ["0", "1", "2"] {
+                // A module that prints must not print into the pipe.
+                assert_eq!(fs::read_link(proc.join("fd").join(standard)).unwrap(), Path::new("/dev/null"));
+            }
             let mut others = Vec::new();
             let mut pipes = 0;
             for entry in fs::read_dir(proc.join("fd")).unwrap() {
@@ -515,20 +522,24 @@ fn the_agent_inherits_nothing_and_shows_the_pin_to_nobody() {
 #[test]
 #[ignore = "started by another test"]
 fn a_node_for_another_test() {
-    let Ok(config) = std::env::var("FROSTKEEP_TEST_CONFIG") else {
-        return;
-    };
-    let provider = ready(&serde_json::from_str(&config).unwrap());
+    let Ok(config) = std::env::var("FROSTKEEP_TEST_CONFIG") else { return };
+    let mut provider = ready(&serde_json::from_str(&config).unwrap());
     println!("\nagent {}", provider.token().agent_pid().unwrap());
-    sleep(Duration::from_secs(60));
+    loop {
+        sleep(provider.tick());
+    }
 }
 
 #[test]
 fn an_agent_dies_with_its_node_even_while_it_hangs() {
     let bench = bench();
+    let (server, config) = remote(&bench);
+    // Nobody but the death of its node may end the hanging agent.
+    let deadlines = Deadlines { call_ms: 60_000, ..config.deadlines };
+    let config = TokenConfig { deadlines, ..config };
     let mut node = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--ignored", "--nocapture", "a_node_for_another_test"])
-        .env("FROSTKEEP_TEST_CONFIG", serde_json::to_string(&bench.config).unwrap())
+        .env("FROSTKEEP_TEST_CONFIG", serde_json::to_string(&config).unwrap())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -538,8 +549,9 @@ fn an_agent_dies_with_its_node_even_while_it_hangs() {
         .map_while(Result::ok)
         .find_map(|line| line.strip_prefix("agent ")?.parse().ok())
         .expect("the node started");
-    // It can read no end of a pipe now.
-    signal(agent, Signal::SIGSTOP);
+    server.stop().unwrap();
+    // Five health intervals: it hangs in a call, and reads no end of a pipe any more.
+    sleep(Duration::from_millis(500));
     assert!(is_running(agent));
     node.kill().unwrap();
     node.wait().unwrap();
@@ -555,6 +567,7 @@ fn an_agent_that_is_none_is_an_outage_within_the_deadline() {
         ("/bin/cat", vec![], OutageClass::Module),
         ("/bin/sh", vec!["-c", "head -c 4096 /dev/zero | tr '\\0' '\\377'; sleep 30"], OutageClass::Module),
         ("/bin/sleep", vec!["30"], OutageClass::Deadline),
+        ("/bin/sh", vec!["-c", "printf '\\5\\0\\0\\0'; sleep 30"], OutageClass::Deadline),
     ];
     for (program, arguments, expected) in cases {
         let agent = AgentCommand {
@@ -602,6 +615,23 @@ fn a_hanging_token_is_an_outage_at_the_deadline_and_heals_when_it_goes_on() {
     server.resume().unwrap();
     drive(&mut provider, ProviderState::Ready);
     assert!(opens(&mut provider, &wraps));
+}
+
+#[test]
+fn a_start_before_a_hanging_token_ends_at_its_deadline_and_heals() {
+    let bench = bench();
+    let (server, config) = remote(&bench);
+    let config = TokenConfig { deadlines: Deadlines { start_ms: 300, ..config.deadlines }, ..config };
+    server.stop().unwrap();
+    let mut provider = provider(&config);
+    let begun = Instant::now();
+    provider.tick();
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    assert_eq!(provider.health().outage.unwrap().class, OutageClass::Deadline);
+    server.resume().unwrap();
+    drive(&mut provider, ProviderState::Ready);
+    sealed(&mut provider);
+    assert_eq!(provider.token().logins(), 1, "nothing that did not answer was asked for a login");
 }
 
 #[test]
