@@ -449,7 +449,7 @@ fn a_stopped_agent_is_killed_at_the_deadline_and_the_next_one_heals() {
     let begun = Instant::now();
     assert_eq!(class(provider.wrap(&object(1), &DataKey::new(&[1; 32]))), OutageClass::Deadline);
     let taken = begun.elapsed();
-    assert!((CALL_MS..CALL_MS + 300).contains(&u64::try_from(taken.as_millis()).unwrap()), "{taken:?}");
+    assert!((CALL_MS..CALL_MS + 1_500).contains(&u64::try_from(taken.as_millis()).unwrap()), "{taken:?}");
     wait_until("the stopped agent dies", || !is_running(pid));
     let begun = Instant::now();
     // Later ones are refused at once until the probe is due.
@@ -518,6 +518,26 @@ fn the_agent_inherits_nothing_and_shows_the_pin_to_nobody() {
     }
 }
 
+#[test]
+fn nobody_but_root_sees_inside_the_agent() {
+    let directory = tempfile::tempdir().unwrap();
+    let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode;
+    fs::set_permissions(directory.path(), mode(0o755)).unwrap();
+    let program = directory.path().join("agent");
+    fs::copy(env!("CARGO_BIN_EXE_frostkeep-token-agent"), &program).unwrap();
+    let mut command = Command::new(&program);
+    if nix::unistd::geteuid().is_root() {
+        // Root's own processes look the same either way.
+        std::os::unix::process::CommandExt::uid(&mut command, 65_534);
+    }
+    let mut agent = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // A process that is not dumpable belongs to root in /proc: no ptrace, no /proc/PID/mem, no core.
+    let proc = PathBuf::from(format!("/proc/{}", agent.id()));
+    wait_until("the agent is not dumpable", || fs::metadata(proc.join("fd")).is_ok_and(|fd| fd.uid() == 0));
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+}
+
 /// Not a law: the node that the next test starts and kills.
 #[test]
 #[ignore = "started by another test"]
@@ -579,7 +599,7 @@ fn an_agent_that_is_none_is_an_outage_within_the_deadline() {
         let mut provider = provider(&config);
         let begun = Instant::now();
         assert_eq!(class(provider.wrap(&object(1), &DataKey::new(&[1; 32]))), expected, "{program}");
-        assert!(begun.elapsed() < Duration::from_secs(1), "{program}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{program}");
     }
 }
 
@@ -599,15 +619,16 @@ fn remote(bench: &Bench) -> (P11KitServer, TokenConfig) {
 fn a_hanging_token_is_an_outage_at_the_deadline_and_heals_when_it_goes_on() {
     let bench = bench();
     let (server, config) = remote(&bench);
+    let config = TokenConfig { backoff_ms_min: 1_000, backoff_ms_max: 1_000, ..config };
     let mut provider = ready(&config);
     let wraps = sealed(&mut provider);
     server.stop().unwrap();
     let begun = Instant::now();
     assert_eq!(class(provider.wrap(&object(1), &DataKey::new(&[1; 32]))), OutageClass::Deadline);
-    assert!(begun.elapsed() < Duration::from_millis(CALL_MS + 300), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_millis(CALL_MS + 1_500), "{:?}", begun.elapsed());
     let begun = Instant::now();
     assert_eq!(class(provider.wrap(&object(1), &DataKey::new(&[1; 32]))), OutageClass::Deadline);
-    assert!(begun.elapsed() < Duration::from_millis(15), "known outages refuse at once: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_millis(100), "known outages refuse at once: {:?}", begun.elapsed());
     // A probe hangs too; it ends at its deadline.
     sleep(provider.tick());
     provider.tick();
@@ -626,7 +647,7 @@ fn a_start_before_a_hanging_token_ends_at_its_deadline_and_heals() {
     let mut provider = provider(&config);
     let begun = Instant::now();
     provider.tick();
-    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_millis(3_000), "{:?}", begun.elapsed());
     assert_eq!(provider.health().outage.unwrap().class, OutageClass::Deadline);
     server.resume().unwrap();
     drive(&mut provider, ProviderState::Ready);
