@@ -161,6 +161,7 @@ pub trait KeyProvider: Send {
     /// Fences the provider for the life of the process: the anchor belongs to another instance.
     fn fence_by_anchor(&mut self, detail: String);
 
-    /// A number that changes with every reconnection: the anchor is read again after each.
+    /// A number that changes with every reconnection: the anchor is read again after each. A `wrap` may reconnect within itself:
+    /// compare before and after it, and read the anchor again before what it sealed is written.
     fn connection(&self) -> u64;
 }

@@ -25,6 +25,7 @@ use frostkeep_hsm::provider::{
 use frostkeep_hsm::provision::{CreateKey, ProvisionError, init, show, unlatch};
 use frostkeep_hsm::sealer::Provider;
 use frostkeep_hsm::uri::TokenUri;
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -448,7 +449,7 @@ fn a_stopped_agent_is_killed_at_the_deadline_and_the_next_one_heals() {
     let begun = Instant::now();
     assert_eq!(class(provider.wrap(&object(1), &DataKey::new(&[1; 32]))), OutageClass::Deadline);
     let taken = begun.elapsed();
-    assert!((CALL_MS..CALL_MS + 300).contains(&u64::try_from(taken.as_millis()).unwrap()), "{taken:?}");
+    assert!((CALL_MS..CALL_MS + 1_500).contains(&u64::try_from(taken.as_millis()).unwrap()), "{taken:?}");
     wait_until("the stopped agent dies", || !is_running(pid));
     let begun = Instant::now();
     // Later ones are refused at once until the probe is due.
@@ -480,6 +481,8 @@ fn the_agent_inherits_nothing_and_shows_the_pin_to_nobody() {
     // A descriptor without close-on-exec, as a careless launcher leaves it.
     let secret = fs::File::open(bench.token.pin_file()).unwrap();
     let _inheritable = nix::unistd::dup(&secret).unwrap();
+    // Where core dumps are on: root may raise the limit, others have what they have.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 1 << 20, 1 << 20);
     let provider = ready(&bench.config);
     let pid = provider.token().agent_pid().unwrap();
     let proc = PathBuf::from(format!("/proc/{pid}"));
@@ -491,6 +494,10 @@ fn the_agent_inherits_nothing_and_shows_the_pin_to_nobody() {
         Ok(environment) => {
             let expected = format!("SOFTHSM2_CONF={}\0", bench.token.configuration().display());
             assert_eq!(String::from_utf8(environment).unwrap(), expected);
+            for standard in ["0", "1", "2"] {
+                // A module that prints must not print into the pipe.
+                assert_eq!(fs::read_link(proc.join("fd").join(standard)).unwrap(), Path::new("/dev/null"));
+            }
             let mut others = Vec::new();
             let mut pipes = 0;
             for entry in fs::read_dir(proc.join("fd")).unwrap() {
@@ -511,24 +518,48 @@ fn the_agent_inherits_nothing_and_shows_the_pin_to_nobody() {
     }
 }
 
+#[test]
+fn nobody_but_root_sees_inside_the_agent() {
+    let directory = tempfile::tempdir().unwrap();
+    let mode = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode;
+    fs::set_permissions(directory.path(), mode(0o755)).unwrap();
+    let program = directory.path().join("agent");
+    fs::copy(env!("CARGO_BIN_EXE_frostkeep-token-agent"), &program).unwrap();
+    let mut command = Command::new(&program);
+    if nix::unistd::geteuid().is_root() {
+        // Root's own processes look the same either way.
+        std::os::unix::process::CommandExt::uid(&mut command, 65_534);
+    }
+    let mut agent = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    // A process that is not dumpable belongs to root in /proc: no ptrace, no /proc/PID/mem, no core.
+    let proc = PathBuf::from(format!("/proc/{}", agent.id()));
+    wait_until("the agent is not dumpable", || fs::metadata(proc.join("fd")).is_ok_and(|fd| fd.uid() == 0));
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+}
+
 /// Not a law: the node that the next test starts and kills.
 #[test]
 #[ignore = "started by another test"]
 fn a_node_for_another_test() {
-    let Ok(config) = std::env::var("FROSTKEEP_TEST_CONFIG") else {
-        return;
-    };
-    let provider = ready(&serde_json::from_str(&config).unwrap());
+    let Ok(config) = std::env::var("FROSTKEEP_TEST_CONFIG") else { return };
+    let mut provider = ready(&serde_json::from_str(&config).unwrap());
     println!("\nagent {}", provider.token().agent_pid().unwrap());
-    sleep(Duration::from_secs(60));
+    loop {
+        sleep(provider.tick());
+    }
 }
 
 #[test]
 fn an_agent_dies_with_its_node_even_while_it_hangs() {
     let bench = bench();
+    let (server, config) = remote(&bench);
+    // Nobody but the death of its node may end the hanging agent.
+    let deadlines = Deadlines { call_ms: 60_000, ..config.deadlines };
+    let config = TokenConfig { deadlines, ..config };
     let mut node = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--ignored", "--nocapture", "a_node_for_another_test"])
-        .env("FROSTKEEP_TEST_CONFIG", serde_json::to_string(&bench.config).unwrap())
+        .env("FROSTKEEP_TEST_CONFIG", serde_json::to_string(&config).unwrap())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
@@ -538,8 +569,9 @@ fn an_agent_dies_with_its_node_even_while_it_hangs() {
         .map_while(Result::ok)
         .find_map(|line| line.strip_prefix("agent ")?.parse().ok())
         .expect("the node started");
-    // It can read no end of a pipe now.
-    signal(agent, Signal::SIGSTOP);
+    server.stop().unwrap();
+    // Five health intervals: it hangs in a call, and reads no end of a pipe any more.
+    sleep(Duration::from_millis(500));
     assert!(is_running(agent));
     node.kill().unwrap();
     node.wait().unwrap();
@@ -555,6 +587,7 @@ fn an_agent_that_is_none_is_an_outage_within_the_deadline() {
         ("/bin/cat", vec![], OutageClass::Module),
         ("/bin/sh", vec!["-c", "head -c 4096 /dev/zero | tr '\\0' '\\377'; sleep 30"], OutageClass::Module),
         ("/bin/sleep", vec!["30"], OutageClass::Deadline),
+        ("/bin/sh", vec!["-c", "printf '\\5\\0\\0\\0'; sleep 30"], OutageClass::Deadline),
     ];
     for (program, arguments, expected) in cases {
         let agent = AgentCommand {
@@ -566,7 +599,7 @@ fn an_agent_that_is_none_is_an_outage_within_the_deadline() {
         let mut provider = provider(&config);
         let begun = Instant::now();
         assert_eq!(class(provider.wrap(&object(1), &DataKey::new(&[1; 32]))), expected, "{program}");
-        assert!(begun.elapsed() < Duration::from_secs(1), "{program}");
+        assert!(begun.elapsed() < Duration::from_secs(5), "{program}");
     }
 }
 
@@ -586,15 +619,16 @@ fn remote(bench: &Bench) -> (P11KitServer, TokenConfig) {
 fn a_hanging_token_is_an_outage_at_the_deadline_and_heals_when_it_goes_on() {
     let bench = bench();
     let (server, config) = remote(&bench);
+    let config = TokenConfig { backoff_ms_min: 1_000, backoff_ms_max: 1_000, ..config };
     let mut provider = ready(&config);
     let wraps = sealed(&mut provider);
     server.stop().unwrap();
     let begun = Instant::now();
     assert_eq!(class(provider.wrap(&object(1), &DataKey::new(&[1; 32]))), OutageClass::Deadline);
-    assert!(begun.elapsed() < Duration::from_millis(CALL_MS + 300), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_millis(CALL_MS + 1_500), "{:?}", begun.elapsed());
     let begun = Instant::now();
     assert_eq!(class(provider.wrap(&object(1), &DataKey::new(&[1; 32]))), OutageClass::Deadline);
-    assert!(begun.elapsed() < Duration::from_millis(15), "known outages refuse at once: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_millis(100), "known outages refuse at once: {:?}", begun.elapsed());
     // A probe hangs too; it ends at its deadline.
     sleep(provider.tick());
     provider.tick();
@@ -602,6 +636,23 @@ fn a_hanging_token_is_an_outage_at_the_deadline_and_heals_when_it_goes_on() {
     server.resume().unwrap();
     drive(&mut provider, ProviderState::Ready);
     assert!(opens(&mut provider, &wraps));
+}
+
+#[test]
+fn a_start_before_a_hanging_token_ends_at_its_deadline_and_heals() {
+    let bench = bench();
+    let (server, config) = remote(&bench);
+    let config = TokenConfig { deadlines: Deadlines { start_ms: 300, ..config.deadlines }, ..config };
+    server.stop().unwrap();
+    let mut provider = provider(&config);
+    let begun = Instant::now();
+    provider.tick();
+    assert!(begun.elapsed() < Duration::from_millis(3_000), "{:?}", begun.elapsed());
+    assert_eq!(provider.health().outage.unwrap().class, OutageClass::Deadline);
+    server.resume().unwrap();
+    drive(&mut provider, ProviderState::Ready);
+    sealed(&mut provider);
+    assert_eq!(provider.token().logins(), 1, "nothing that did not answer was asked for a login");
 }
 
 #[test]

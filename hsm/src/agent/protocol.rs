@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
+use zeroize::Zeroize;
 
 use crate::token::{TokenError, TokenInfo};
 
@@ -110,13 +110,20 @@ pub enum Reply {
 
 /// One frame, wiped on drop; its buffer never grows.
 pub struct Frame {
-    bytes: Zeroizing<Box<[u8]>>,
+    bytes: Box<[u8]>,
+    // What may hold anything: all of it until the true length is known.
     length: usize,
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        self.bytes.get_mut(..self.length).unwrap_or_default().zeroize();
+    }
 }
 
 impl Frame {
     fn empty() -> Self {
-        Self { bytes: Zeroizing::new(vec![0; FRAME_BYTES_MAX].into_boxed_slice()), length: 0 }
+        Self { bytes: vec![0; FRAME_BYTES_MAX].into_boxed_slice(), length: FRAME_BYTES_MAX }
     }
 
     /// Encodes `header` and puts `tail` behind it.
@@ -167,8 +174,9 @@ impl Frame {
                 format!("frame of {length} bytes, at most {FRAME_BYTES_MAX} are read"),
             )
         })?;
-        pipe.read_exact(room)?;
+        let read = pipe.read_exact(room);
         frame.length = length;
+        read?;
         Ok(frame)
     }
 }
