@@ -89,6 +89,7 @@ pub const POLICY_WINDOW_S_MAX: u64 = 31 * 24 * 60 * 60;
 
 /// Charges that count at one time. A full list refuses new transactions; it never forgets one that still counts.
 pub const POLICY_CHARGES_MAX: usize = 65_536;
+
 /// One message of a key generation, bytes: 255 envelopes of 82 bytes, or 255 coefficients of 33, and what names them.
 pub const KEYGEN_MESSAGE_BYTES_MAX: usize = 32 << 10;
 /// A freeze record, encoded, bytes: its slots are kept free in a full line, so it must be small.

@@ -11,7 +11,7 @@
 //! | decoders take trailing bytes, duplicates, a missing threshold, a wrong share | every decoder encodes again and compares |
 //! | refresh and repair return wrong shares | absent; every new share is checked against its verifying share |
 //! | freed memory keeps secrets | fixed wiped buffers here, a wiping allocator in the binary (I10) |
-//! | key generation ends without agreement | the certificate of `keygen` |
+//! | key generation ends without agreement | the certificate of [`crate::keygen`] |
 //! | `serde` prints secrets | no secret type here is `Serialize` or `Debug` |
 #![allow(clippy::disallowed_types, reason = "the one place that wraps them")]
 

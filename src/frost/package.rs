@@ -1,6 +1,6 @@
 //! What travels in a signing session: commitments, the signing package, signature shares, the signature. All public.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -215,8 +215,7 @@ impl SigningPackage {
     /// # Errors
     /// [`PackageError::UnknownMember`], [`PackageError::BelowThreshold`].
     pub fn check_against(&self, group: &GroupKey) -> Result<(), PackageError> {
-        let known: BTreeSet<Member> = group.members().iter().copied().collect();
-        if let Some(member) = self.members().find(|member| !known.contains(member)) {
+        if let Some(member) = self.members().find(|member| group.members().binary_search(member).is_err()) {
             return Err(PackageError::UnknownMember { member, key_group: group.id() });
         }
         if self.member_count() < usize::from(group.threshold()) {

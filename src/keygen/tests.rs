@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::envelope::EnvelopeKey;
 use super::*;
 use crate::frost::danger_dealer::deal;
-use crate::frost::{KeyShare, RoundTwoPackage, SigningPackage, commit, sign};
+use crate::frost::{DkgRoundOne, KeyShare, RoundTwoPackage, SigningPackage, commit, sign};
 use crate::identity::NodeIdentity;
 use crate::ids::{AttemptPolicy, CeremonyId, Member, MerkleRoot};
 use crate::limits::{KEYGEN_MESSAGE_BYTES_MAX, RECORD_BYTES_MAX};
@@ -456,6 +456,27 @@ fn the_certificate_of_the_largest_group_fits_in_one_record() {
         let bytes = Certificate::new(transcript, statements).unwrap().to_bytes();
         assert!(bytes.len() < RECORD_BYTES_MAX / 8, "{count}: {} bytes", bytes.len());
         Certificate::from_bytes(&bytes).unwrap();
+    }
+}
+
+#[test]
+fn the_messages_of_the_largest_group_fit_their_bound() {
+    let nodes = identities(1);
+    let seats: Vec<u16> = (0..255).map(|index| 65_535 - index).collect();
+    let parameters = parameters(&nodes, &[&seats], 255, 1);
+    let member = m(65_535);
+    let (_, package) = DkgRoundOne::start(member, 255, 255, &mut entropy::os()).unwrap();
+    let one = Body::RoundOne { package: package.as_bytes().to_vec(), key: [1; 32] };
+    let key = EnvelopeKey::generate(&mut entropy::os()).public();
+    let share = RoundTwoPackage::decode(&[7; 32]).unwrap();
+    let receivers = parameters.seats().keys().filter(|receiver| **receiver != member);
+    let envelopes = receivers
+        .map(|&receiver| Envelope::seal(&share, &key, &[0; 32], member, receiver, &mut entropy::os()).unwrap())
+        .collect();
+    for body in [one, Body::RoundTwo { envelopes }] {
+        let bytes = Message::sign(&parameters, member, body, &nodes[0]).to_bytes();
+        assert!(bytes.len() <= KEYGEN_MESSAGE_BYTES_MAX, "{} bytes", bytes.len());
+        Message::open(&bytes, &parameters).unwrap();
     }
 }
 

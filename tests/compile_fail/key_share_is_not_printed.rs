@@ -1,0 +1,5 @@
+fn print(share: &frostkeep::frost::KeyShare) -> String {
+    format!("{share:?}")
+}
+
+fn main() {}

@@ -1,0 +1,7 @@
+use frostkeep::frost::Nonces;
+
+fn copy(one: Nonces) -> (Nonces, Nonces) {
+    (one.clone(), one)
+}
+
+fn main() {}

@@ -1,0 +1,5 @@
+fn print(nonces: &frostkeep::frost::Nonces) -> String {
+    format!("{nonces:?}")
+}
+
+fn main() {}

@@ -1,0 +1,5 @@
+fn print(package: &frostkeep::frost::RoundTwoPackage) -> String {
+    serde_json::to_string(package).unwrap()
+}
+
+fn main() {}
