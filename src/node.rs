@@ -6,7 +6,7 @@
 //!        `--------------- one set of freeze gates -----------'
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -107,7 +107,9 @@ impl Node {
     /// # Errors
     /// Every [`OpenError`] that needs no token: missing, busy, corrupt in the open part, unsupported version, disk.
     pub fn start(config: NodeConfig, provider: Box<dyn KeyProvider>) -> Result<Self, OpenError> {
-        let deny = open_deny(&config.state)?;
+        // First the store: a look at a place without one leaves nothing behind.
+        let opening = Opening::begin(&config.state, provider, config.environment(), config.tuning)?;
+        let deny = DenyFiles::open(&config.state).map_err(|error| OpenError::Io { what: error.to_string() })?;
         let gates = Arc::new(Gates::default());
         match deny.list() {
             Ok(denials) => {
@@ -120,7 +122,6 @@ impl Node {
                 gates.freeze_every_group();
             }
         }
-        let opening = Opening::begin(&config.state, provider, config.environment(), config.tuning)?;
         let (phases, phase) = watch::channel(Phase::Opening);
         let (stop, stopping) = mpsc::channel();
         let deny = Arc::new(deny);
@@ -206,13 +207,6 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.end();
     }
-}
-
-fn open_deny(state: &Path) -> Result<DenyFiles, OpenError> {
-    if !state.is_dir() {
-        return Err(OpenError::Missing { path: state.to_path_buf() });
-    }
-    DenyFiles::open(state).map_err(|error| OpenError::Io { what: error.to_string() })
 }
 
 /// The node's own thread: opens the state as soon as the key provider lets it, then keeps house.

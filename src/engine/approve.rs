@@ -46,6 +46,11 @@ impl Engine {
     /// # Errors
     /// [`Refusal`]; `policy_denied` names the rule, the value and the limit.
     pub async fn build_taproot_tx(&self, caller: &Caller, request: &BuildRequest) -> Result<ApprovalReply, Refusal> {
+        let answer = self.build(caller, request).await;
+        self.inner.tally.note("BuildTaprootTx", answer)
+    }
+
+    async fn build(&self, caller: &Caller, request: &BuildRequest) -> Result<ApprovalReply, Refusal> {
         let mut in_flight = false;
         loop {
             let step = {
@@ -54,7 +59,7 @@ impl Engine {
             };
             match step {
                 BuildStep::Serve(approval) => {
-                    return self.inner.gates.release(&request.key_group, || ApprovalReply::new(&approval));
+                    return self.hand_over(&request.key_group, || ApprovalReply::new(&approval));
                 }
                 BuildStep::Wait(position) => self.await_durable(position, in_flight).await?,
             }
@@ -72,8 +77,8 @@ impl Core {
     ) -> Result<BuildStep, Refusal> {
         caller.require(&[Role::Coordinator])?;
         self.settle(env.line)?;
-        env.gates.check(&request.key_group)?;
         let group = self.durable_group(&request.key_group)?;
+        env.check_release(&request.key_group)?;
         if request.roots.len() > limits::APPROVAL_ROOTS_MAX {
             return Err(Refusal::InvalidRequest(format!(
                 "{} taproot roots: at most {} are allowed",

@@ -17,7 +17,7 @@ use super::request::Subject;
 use super::state::{KeyGroup, Outcome, Phase, State, Tombstone, subject_hash};
 use crate::ids::{AttemptId, KeyGroupId, Member, SessionId};
 use crate::limits;
-use crate::store::{EncodedRecord, Line, Position, Slot, SlotKind, Status, Storage};
+use crate::store::{EncodedRecord, Line, Position, Releases, Slot, SlotKind, Status, Storage};
 
 /// What an operation sees of its surroundings, read once at its beginning.
 pub(crate) struct Env<'a> {
@@ -30,6 +30,12 @@ pub(crate) struct Env<'a> {
 }
 
 impl Env<'_> {
+    /// Refuses when nothing of the key group may leave: frozen, fenced, or before the opening anchor step.
+    pub(crate) fn check_release(&self, key_group: &KeyGroupId) -> Result<(), Refusal> {
+        self.gates.check(key_group)?;
+        releases_allowed(self.status.releases)
+    }
+
     /// The outage gate: refuses what would need the line while the line cannot move. Nothing is pending then.
     pub(crate) fn admit_work(&self) -> Result<(), Refusal> {
         match stop_reason(&self.status, self.now, false) {
@@ -48,9 +54,18 @@ impl Env<'_> {
     }
 }
 
+/// Whether the anchor lets anything leave at all.
+pub(crate) fn releases_allowed(releases: Releases) -> Result<(), Refusal> {
+    match releases {
+        Releases::Allowed => Ok(()),
+        Releases::AwaitingOpeningAnchor => Err(Refusal::Starting),
+        Releases::FencedByAnchor => Err(Refusal::Fenced),
+    }
+}
+
 /// Why the line cannot move, as the refusal that says so.
 pub(crate) fn stop_reason(status: &Status, now: Millis, pending: bool) -> Option<Refusal> {
-    if status.releases == crate::store::Releases::FencedByAnchor {
+    if status.releases == Releases::FencedByAnchor {
         return Some(Refusal::Fenced);
     }
     match &status.storage {

@@ -72,8 +72,9 @@ impl Core {
     ) -> Result<FinalizeStep, Refusal> {
         caller.require(&[Role::Coordinator])?;
         self.settle(env.line)?;
-        env.gates.check(&request.key_group)?;
-        if let Some(finished) = check_tombstone(self.durable_group(&request.key_group)?, request)? {
+        let group = self.durable_group(&request.key_group)?;
+        env.check_release(&request.key_group)?;
+        if let Some(finished) = check_tombstone(group, request)? {
             let finished = env.line.durable().prove(finished);
             return finished
                 .map(FinalizeStep::Serve)
@@ -116,7 +117,7 @@ impl Core {
     pub(crate) fn complete_finalize(&mut self, env: &Env<'_>, verified: Verified) -> Result<Position, Refusal> {
         let Verified { key_group, session, subject, signature } = verified;
         self.settle(env.line)?;
-        env.gates.check(&key_group)?;
+        env.check_release(&key_group)?;
         let group = self.admitted_group(&key_group)?;
         if let Some(tombstone) = group.tombstone(&session) {
             return Ok(tombstone.position);

@@ -42,7 +42,12 @@ impl Gates {
     /// # Errors
     /// [`Refusal::Frozen`].
     pub fn check(&self, key_group: &KeyGroupId) -> Result<(), Refusal> {
-        self.release(key_group, || ())
+        let every_group = *self.every_group.read().unwrap_or_else(PoisonError::into_inner);
+        let freezes = self.freezes(key_group);
+        if every_group || !freezes.is_empty() {
+            return Err(Refusal::Frozen { key_group: *key_group, freezes });
+        }
+        Ok(())
     }
 
     /// Freezes, and returns when every release that passed before is over.
@@ -57,7 +62,9 @@ impl Gates {
 
     /// The freezes in force.
     pub fn freezes(&self, key_group: &KeyGroupId) -> Vec<FreezeId> {
-        self.gate(key_group).read().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+        // Looked up, not made: a caller that asks for many groups leaves nothing behind.
+        let gate = self.groups().get(key_group).cloned();
+        gate.map_or_else(Vec::new, |gate| gate.read().unwrap_or_else(PoisonError::into_inner).iter().copied().collect())
     }
 
     pub(crate) fn lift(&self, key_group: &KeyGroupId, freezes: &[FreezeId]) {

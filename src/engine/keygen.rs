@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::caller::{Caller, Role};
-use super::core::{Core, Env, encode};
+use super::core::{Core, Env, encode, releases_allowed};
 use super::record::{PreparedRecord, Record, SecretBytes};
 use super::refusal::Refusal;
 use super::state::{KeyGroup, Phase};
@@ -258,6 +258,7 @@ impl Engine {
 
     async fn statement(&self, ceremony: &CeremonyId, position: Position) -> Result<PreparedReply, Refusal> {
         self.await_durable(position, true).await?;
+        releases_allowed(self.inner.line.status().releases)?;
         let found = {
             let mut core = self.core();
             core.settle(&self.inner.line)?;

@@ -12,6 +12,7 @@ mod admin;
 mod advance;
 mod approve;
 pub mod caller;
+mod commit;
 mod core;
 mod finalize;
 mod flight;
@@ -23,11 +24,13 @@ mod nonces;
 mod open;
 pub mod record;
 pub mod refusal;
+mod release;
 pub mod reply;
 pub mod request;
 mod sessions;
 mod sign;
 pub mod state;
+mod tally;
 mod vote;
 mod wait;
 
@@ -47,17 +50,17 @@ pub use request::{
     CommitRequest, FinalizeRequest, Finish, SessionRequest, SignRequest, Subject, SubmittedShare, VoteRequest,
 };
 pub use sessions::SessionView;
+pub use tally::TallyView;
 
 use self::advance::Facts;
 use self::core::{Core, Env};
 use self::finalize::FinalizeStep;
 use self::keygen::Ceremonies;
-use self::nonces::NoncePair;
 use self::reply::ReleasedRound;
 use self::sign::{SignQuestion, SignStep};
-use crate::frost::{self, Commitments};
+use self::tally::Tally;
 use crate::identity::{IdentityKey, NodeIdentity};
-use crate::ids::{KeyGroupId, Member, SessionId};
+use crate::ids::{KeyGroupId, SessionId};
 use crate::limits;
 use crate::policy::{SigningPolicy, Tightening};
 use crate::roast::score::Scoring;
@@ -133,6 +136,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     entropy: EntropySource,
     config: EngineConfig,
+    tally: Tally,
 }
 
 impl Engine {
@@ -156,6 +160,11 @@ impl Engine {
         let mut core = self.core();
         core.settle(&self.inner.line)?;
         Ok(Facts::of(key_group, core.durable_group(key_group)?))
+    }
+
+    /// What was served and refused since this engine was opened.
+    pub fn tally(&self) -> TallyView {
+        self.inner.tally.view()
     }
 
     /// The persister's state after its last step.
@@ -185,48 +194,6 @@ impl Engine {
         AttemptContext::derive(binding, number, included)
     }
 
-    /// `Commit`: the member's unspent commitments for the session, made if there are none. Promises nothing durable.
-    ///
-    /// # Errors
-    /// [`Refusal`]; `capacity_exceeded` when the key group's live pairs are at their limit.
-    pub fn commit(&self, caller: &Caller, request: &CommitRequest) -> Result<Commitments, Refusal> {
-        caller.require(&[Role::Coordinator])?;
-        self.pair(&request.key_group, &request.session, request.member)
-    }
-
-    /// The member's current pair's commitments, made off the lock when there is none.
-    fn pair(&self, key_group: &KeyGroupId, session: &SessionId, member: Member) -> Result<Commitments, Refusal> {
-        let key = (*key_group, session.clone(), member);
-        let share = {
-            let env = self.env();
-            let mut core = self.core();
-            core.settle(env.line)?;
-            env.gates.check(key_group)?;
-            let group = core.durable_group(key_group)?;
-            if let Some(tombstone) = group.tombstone(session) {
-                return Err(core::ended(session, tombstone, None));
-            }
-            let share = group.seats.get(&member).cloned();
-            let share = share.ok_or(Refusal::MemberNotLocal { key_group: *key_group, member })?;
-            if let Some(current) = core.nonces.current(&key) {
-                return Ok(current.clone());
-            }
-            core.nonce_room(key_group)?;
-            share
-        };
-        let mut entropy = (self.inner.entropy)();
-        let (nonces, commitments) = frost::commit(&share, &mut entropy);
-        let pair = NoncePair { nonces, commitments };
-        let now = self.inner.clock.now();
-        let mut core = self.core();
-        // The session may have been aborted meanwhile: its nonces are wiped, and no new ones are kept.
-        if let Some(tombstone) = core.admitted_group(key_group)?.tombstone(session) {
-            return Err(core::ended(session, tombstone, None));
-        }
-        core.nonce_room(key_group)?;
-        Ok(core.nonces.insert(key, pair, now))
-    }
-
     /// `StartSignRound`. `encode` turns the released round into what the caller gets; it runs behind the freeze gate and
     /// must not block.
     ///
@@ -238,11 +205,23 @@ impl Engine {
         request: &SignRequest,
         encode: impl FnOnce(&RoundReply) -> R,
     ) -> Result<R, Refusal> {
+        let answer = self.sign_round(caller, request, encode).await;
+        let answer = self.guard_signature(&request.key_group, answer);
+        self.inner.tally.note("StartSignRound", answer)
+    }
+
+    async fn sign_round<R>(
+        &self,
+        caller: &Caller,
+        request: &SignRequest,
+        encode: impl FnOnce(&RoundReply) -> R,
+    ) -> Result<R, Refusal> {
         caller.require(&[Role::Coordinator])?;
         let facts = self.facts(&request.key_group)?;
         let question = SignQuestion::new(request, facts.group_key.threshold())?;
         let mut authorised = None;
         let mut in_flight = false;
+        let mut computed = false;
         loop {
             let step = {
                 let env = self.env();
@@ -250,7 +229,9 @@ impl Engine {
             };
             match step {
                 SignStep::Serve(round, current) => {
-                    return self.release(ReleasedRound { round, current }, encode);
+                    let released = self.release(ReleasedRound { round, current }, encode)?;
+                    self.inner.tally.round(computed);
+                    return Ok(released);
                 }
                 SignStep::Wait(position) => self.await_durable(position, in_flight).await?,
                 SignStep::Join(state) => {
@@ -266,23 +247,11 @@ impl Engine {
                     return Err(Refusal::CommitmentsUnknown { member: request.member, current });
                 }
                 SignStep::Compute(job) => {
-                    in_flight = true;
+                    (in_flight, computed) = (true, true);
                     self.await_landing(self.launch(job)).await?;
                 }
             }
         }
-    }
-
-    /// The one place where a share leaves: durable by type (I1), unfrozen and unfenced by the gate (I8, I6).
-    fn release<R>(&self, released: ReleasedRound, encode: impl FnOnce(&RoundReply) -> R) -> Result<R, Refusal> {
-        let key_group = released.round.get().body.key_group;
-        let reply = RoundReply::new(released);
-        let fence = || self.inner.line.status().releases;
-        self.inner.gates.release(&key_group, || match fence() {
-            crate::store::Releases::Allowed => Ok(encode(&reply)),
-            crate::store::Releases::AwaitingOpeningAnchor => Err(Refusal::Starting),
-            crate::store::Releases::FencedByAnchor => Err(Refusal::Fenced),
-        })?
     }
 
     /// `FinalizeSignRound`. None when this node has no such session: then nothing is recorded.
@@ -294,6 +263,11 @@ impl Engine {
         caller: &Caller,
         request: &FinalizeRequest,
     ) -> Result<Option<Finalized>, Refusal> {
+        let answer = self.finalize(caller, request).await;
+        self.inner.tally.note("FinalizeSignRound", answer)
+    }
+
+    async fn finalize(&self, caller: &Caller, request: &FinalizeRequest) -> Result<Option<Finalized>, Refusal> {
         let mut in_flight = false;
         loop {
             let step = {
@@ -303,7 +277,7 @@ impl Engine {
             match step {
                 FinalizeStep::NotHere => return Ok(None),
                 FinalizeStep::Serve(finished) => {
-                    return self.inner.gates.release(&request.key_group, || Finalized::new(&finished)).map(Some);
+                    return self.hand_over(&request.key_group, || Finalized::new(&finished)).map(Some);
                 }
                 FinalizeStep::Wait(position) => self.await_durable(position, in_flight).await?,
                 FinalizeStep::Compute(job) => {
@@ -328,12 +302,15 @@ impl Engine {
     pub async fn abort_session(&self, caller: &Caller, request: &SessionRequest) -> Result<(), Refusal> {
         let position = {
             let env = self.env();
-            self.core().abort(&env, caller, request)?
+            self.core().abort(&env, caller, request)
         };
-        match position {
-            Some(position) => self.await_durable(position, true).await,
-            None => Ok(()),
-        }
+        let answer = match position {
+            Ok(Some(position)) => self.await_durable(position, true).await,
+            Ok(None) => Ok(()),
+            Err(refusal) => Err(refusal),
+        };
+        let answer = self.guard_signature(&request.key_group, answer);
+        self.inner.tally.note("AbortSession", answer)
     }
 
     /// `GetSession`: per local member the highest attempt, and the durable rounds with their packages. Behind the gates of
@@ -349,13 +326,11 @@ impl Engine {
     ) -> Result<R, Refusal> {
         let view = {
             let env = self.env();
-            self.core().session_view(&env, caller, request)?
+            self.core().session_view(&env, caller, request)
         };
-        self.inner.gates.release(&request.key_group, || match self.inner.line.status().releases {
-            crate::store::Releases::Allowed => Ok(encode(&view)),
-            crate::store::Releases::AwaitingOpeningAnchor => Err(Refusal::Starting),
-            crate::store::Releases::FencedByAnchor => Err(Refusal::Fenced),
-        })?
+        let answer = view.and_then(|view| self.hand_over(&request.key_group, || encode(&view)));
+        let answer = self.guard_signature(&request.key_group, answer);
+        self.inner.tally.note("GetSession", answer)
     }
 
     /// `VerifySignatureShare`: valid, invalid (and signed by the member), or indeterminate.
@@ -379,6 +354,11 @@ impl Engine {
     /// # Errors
     /// [`Refusal`]; `vote_too_early` carries the time left.
     pub fn vote_timeout(&self, caller: &Caller, request: &VoteRequest) -> Result<TimeoutVote, Refusal> {
+        let answer = self.guard_signature(&request.key_group, self.vote(caller, request));
+        self.inner.tally.note("VoteTimeout", answer)
+    }
+
+    fn vote(&self, caller: &Caller, request: &VoteRequest) -> Result<TimeoutVote, Refusal> {
         let threshold = self.facts(&request.key_group)?.group_key.threshold();
         let context =
             sign::parse_context(&request.key_group, &request.session, &request.subject, threshold, &request.context)?;

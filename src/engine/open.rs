@@ -9,6 +9,7 @@ use super::freeze::Gates;
 use super::keygen::Ceremonies;
 use super::record::{self, Record, SecretBytes};
 use super::state::State;
+use super::tally::Tally;
 use zeroize::Zeroizing;
 
 use super::{Engine, EngineConfig, EntropySource, Inner, image};
@@ -65,6 +66,7 @@ impl Engine {
                 clock,
                 entropy,
                 config,
+                tally: Tally::default(),
             }),
         };
         engine.take_freezes();

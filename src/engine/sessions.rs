@@ -137,8 +137,8 @@ impl Core {
     ) -> Result<SessionView, Refusal> {
         caller.require(&[Role::Coordinator])?;
         self.settle(env.line)?;
-        env.gates.check(&request.key_group)?;
         let group = self.durable_group(&request.key_group)?;
+        env.check_release(&request.key_group)?;
         if let Some(tombstone) = group.tombstone(&request.session) {
             return Err(ended(&request.session, tombstone, None));
         }

@@ -135,7 +135,6 @@ impl Core {
         let request = question.request;
         caller.require(&[Role::Coordinator])?;
         self.settle(env.line)?;
-        env.gates.check(&request.key_group)?;
         self.check_durable(env, caller, question)?;
         self.timers_note(env, &request.key_group, &request.session, question.context.id());
         let group = self.durable_group(&request.key_group)?;
@@ -161,6 +160,7 @@ impl Core {
     fn check_durable(&self, env: &Env<'_>, caller: &Caller, question: &SignQuestion<'_>) -> Result<(), Refusal> {
         let request = question.request;
         let group = self.durable_group(&request.key_group)?;
+        env.check_release(&request.key_group)?;
         if !group.seats.contains_key(&request.member) {
             return Err(Refusal::MemberNotLocal { key_group: request.key_group, member: request.member });
         }
@@ -288,7 +288,7 @@ impl Core {
     pub(crate) fn complete_sign(&mut self, env: &Env<'_>, computed: Computed) -> Result<Position, Refusal> {
         let (key_group, session_id, attempt, member) = &computed.key;
         self.settle(env.line)?;
-        env.gates.check(key_group)?;
+        env.check_release(key_group)?;
         let group = self.admitted_group(key_group)?;
         if let Some(tombstone) = self.durable_group(key_group)?.tombstone(session_id) {
             return Err(ended(session_id, tombstone, Some(&computed.subject)));

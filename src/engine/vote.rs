@@ -30,8 +30,8 @@ impl Core {
     ) -> Result<VoteJob, Refusal> {
         caller.require(&[Role::Coordinator, Role::Peer])?;
         self.settle(env.line)?;
-        env.gates.check(&request.key_group)?;
         let group = self.durable_group(&request.key_group)?;
+        env.check_release(&request.key_group)?;
         if group.attempt_policy != AttemptPolicy::Evidence {
             return Err(Refusal::InvalidRequest("votes exist under the policy evidence only".into()));
         }

@@ -1,0 +1,62 @@
+//! `Commit`: FROST round one. The commitments of nonces that live in RAM; nothing durable is promised.
+
+use super::Engine;
+use super::caller::{Caller, Role};
+use super::core::ended;
+use super::nonces::NoncePair;
+use super::refusal::Refusal;
+use super::request::CommitRequest;
+use crate::frost::{self, Commitments};
+use crate::ids::{KeyGroupId, Member, SessionId};
+
+impl Engine {
+    /// `Commit`: the member's unspent commitments for the session, made if there are none. Promises nothing durable.
+    ///
+    /// # Errors
+    /// [`Refusal`]; `capacity_exceeded` when the key group's live pairs are at their limit.
+    pub fn commit(&self, caller: &Caller, request: &CommitRequest) -> Result<Commitments, Refusal> {
+        let pair = caller
+            .require(&[Role::Coordinator])
+            .and_then(|()| self.pair(&request.key_group, &request.session, request.member));
+        let answer = self.guard_signature(&request.key_group, pair);
+        self.inner.tally.note("Commit", answer)
+    }
+
+    /// The member's current pair's commitments, made off the lock when there is none.
+    pub(super) fn pair(
+        &self,
+        key_group: &KeyGroupId,
+        session: &SessionId,
+        member: Member,
+    ) -> Result<Commitments, Refusal> {
+        let key = (*key_group, session.clone(), member);
+        let share = {
+            let env = self.env();
+            let mut core = self.core();
+            core.settle(env.line)?;
+            let group = core.durable_group(key_group)?;
+            env.check_release(key_group)?;
+            if let Some(tombstone) = group.tombstone(session) {
+                return Err(ended(session, tombstone, None));
+            }
+            let share = group.seats.get(&member).cloned();
+            let share = share.ok_or(Refusal::MemberNotLocal { key_group: *key_group, member })?;
+            if let Some(current) = core.nonces.current(&key) {
+                return Ok(current.clone());
+            }
+            core.nonce_room(key_group)?;
+            share
+        };
+        let mut entropy = (self.inner.entropy)();
+        let (nonces, commitments) = frost::commit(&share, &mut entropy);
+        let pair = NoncePair { nonces, commitments };
+        let now = self.inner.clock.now();
+        let mut core = self.core();
+        // The session may have been aborted meanwhile: its nonces are wiped, and no new ones are kept.
+        if let Some(tombstone) = core.admitted_group(key_group)?.tombstone(session) {
+            return Err(ended(session, tombstone, None));
+        }
+        core.nonce_room(key_group)?;
+        Ok(core.nonces.insert(key, pair, now))
+    }
+}
