@@ -1,4 +1,5 @@
 //! The laws of the sealed store, on a token in memory and a disk in memory.
+#![allow(clippy::disallowed_methods)]
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 mod store_kit;
