@@ -364,6 +364,18 @@ fn a_bare_directory_name_is_made_in_the_current_directory() {
 }
 
 #[test]
+fn a_creation_that_did_not_end_leaves_no_store_and_does_not_hinder_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::new(tuning(Strength::Off));
+    let begin = || Opening::begin(directory.path(), world.token.provider(), world.environment(), world.tuning);
+    std::fs::write(directory.path().join(".store.redb.new"), world.disk.bytes()).unwrap();
+    assert!(matches!(begin(), Err(OpenError::Missing { .. })));
+    create(directory.path(), &mut *world.token.provider(), &mut world.environment()).unwrap();
+    assert!(begin().is_ok());
+    assert!(!directory.path().join(".store.redb.new").exists());
+}
+
+#[test]
 fn a_sealed_store_keeps_its_lock_and_opens_when_the_token_is_back() {
     let world = World::new(tuning(Strength::Strict));
     let mut running = world.open();
@@ -649,6 +661,24 @@ fn after_a_reconnection_the_anchor_is_read_before_the_next_seal() {
     assert_eq!(running.persister.step(), Next::Stopped);
     assert_eq!(world.token.state().wraps, wraps);
     assert_eq!(running.line.status().releases, Releases::FencedByAnchor);
+}
+
+#[test]
+fn while_the_anchor_cannot_be_read_after_a_reconnection_no_work_is_admitted() {
+    let world = World::new(tuning(Strength::Every(1_000)));
+    let mut running = world.open();
+    write(&mut running, 1);
+    world.token.state().connection += 1;
+    world.token.state().reads_fail = true;
+    let wraps = world.token.state().wraps;
+    let position = running.enter(b"waits");
+    settle(&mut running);
+    assert_eq!(world.token.state().wraps, wraps);
+    assert!(!running.line.status().admits_work());
+    world.token.state().reads_fail = false;
+    settle(&mut running);
+    assert!(running.line.status().admits_work());
+    assert_eq!(running.durable(), position);
 }
 
 #[test]

@@ -361,11 +361,13 @@ impl Persister {
         }
     }
 
-    /// The provider's, unless the line is blocked by an anchor that the provider itself thinks healthy.
+    /// The provider's, unless the line waits for an anchor that the provider itself thinks healthy: then nobody may
+    /// admit a round that could only be pending.
     fn health(&self) -> Health {
         let mut health = self.core.provider.health();
+        let unread = self.core.provider.connection() != self.keeper.connection;
         if health.admits_work()
-            && self.blocked_by_anchor()
+            && (unread || self.blocked_by_anchor())
             && let Some((outage, _)) = &self.anchor_failure
         {
             health.state = ProviderState::Out;

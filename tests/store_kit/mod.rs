@@ -36,6 +36,8 @@ pub struct TokenState {
     pub out: bool,
     /// Wraps fail while the machine still says `Ready`.
     pub wraps_fail: bool,
+    /// Reads of the anchor fail while the machine still says `Ready`.
+    pub reads_fail: bool,
     pub anchors: bool,
     pub anchor: Option<AnchorValue>,
     pub script: AnchorScript,
@@ -58,6 +60,7 @@ impl Token {
             key: [7; 32],
             out: false,
             wraps_fail: false,
+            reads_fail: false,
             anchors: true,
             anchor: None,
             script: AnchorScript::Works,
@@ -176,7 +179,7 @@ impl KeyProvider for Provider {
     fn anchor_read(&mut self) -> Result<AnchorRead, Unavailable> {
         let mut state = self.token.state();
         state.anchor_reads += 1;
-        if state.out {
+        if state.out || state.reads_fail {
             return Err(self.token.unavailable());
         }
         if !state.anchors {
