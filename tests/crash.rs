@@ -37,7 +37,7 @@ fn apply(bytes: &mut Vec<u8>, event: &Event) {
 fn torn(bytes: &mut Vec<u8>, event: &Event, random: &mut Chaotic) {
     let Event::Write { offset, data } = event else { return apply(bytes, event) };
     for (index, sector) in data.chunks(SECTOR_BYTES).enumerate() {
-        if random.next_u32() % 2 == 0 {
+        if random.next_u32() & 1 == 0 {
             let offset = offset + (index * SECTOR_BYTES) as u64;
             apply(bytes, &Event::Write { offset, data: sector.to_vec() });
         }

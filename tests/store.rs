@@ -1,4 +1,5 @@
 //! The laws of the sealed store, on a token in memory and a disk in memory.
+#![allow(clippy::disallowed_methods)]
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 
 mod store_kit;
@@ -85,13 +86,16 @@ fn a_failed_seal_writes_nothing_and_keeps_the_order_of_the_line() {
     let world = World::new(tuning(Strength::Every(10)));
     let mut running = world.open();
     settle(&mut running);
-    world.token.state().out = true;
+    world.token.state().wraps_fail = true;
     let before = world.disk.bytes();
     let first = running.enter(b"first, in flight when the token went");
     settle(&mut running);
+    world.token.state().out = true;
     let second = running.enter(b"second, of another session");
     settle(&mut running);
     assert!(world.disk.bytes() == before, "a failed seal wrote something");
+    assert_eq!(running.line.status().counters.seals_failed, 1);
+    world.token.state().wraps_fail = false;
     assert!(running.durable() < first && first < second);
     world.token.state().out = false;
     settle(&mut running);
@@ -270,7 +274,9 @@ fn a_failed_write_or_sync_is_final_for_the_process_and_a_restart_looks_again() {
     settle(&mut running);
     assert!(matches!(running.line.status().storage, Storage::Failed { .. }));
     world.disk.fail(false);
+    let wraps = world.token.state().wraps;
     settle(&mut running);
+    assert_eq!(world.token.state().wraps, wraps, "it tried to write again");
     assert!(running.durable() < position, "the page cache was believed after a failed sync");
     assert!(matches!(running.line.status().storage, Storage::Failed { .. }));
     drop(running);
@@ -329,10 +335,11 @@ fn missing_corrupt_rolled_back_wrong_key_busy_and_unsupported_are_six_errors_and
     let mut ahead = anchor.unwrap();
     ahead.position += 5;
     token.state().anchor = Some(ahead);
-    assert!(matches!(refused(), OpenError::RolledBack { .. }));
+    assert!(matches!(refused(), OpenError::RolledBack { what: "the disk is behind", .. }));
     token.state().anchor = anchor;
     std::fs::write(&container, b"").unwrap();
     assert!(matches!(refused(), OpenError::Corrupt { .. }), "an empty file started a store (trap 6)");
+    assert_eq!(std::fs::read(&container).unwrap(), b"", "an empty file was initialised");
     std::fs::write(&container, &healthy[..healthy.len() / 2]).unwrap();
     assert!(matches!(refused(), OpenError::Corrupt { .. }));
     std::fs::remove_file(&container).unwrap();
@@ -354,6 +361,18 @@ fn a_bare_directory_name_is_made_in_the_current_directory() {
     let made = create(&state, &mut *world.token.provider(), &mut world.environment());
     std::fs::remove_dir_all(&state).unwrap();
     made.unwrap();
+}
+
+#[test]
+fn a_creation_that_did_not_end_leaves_no_store_and_does_not_hinder_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    let world = World::new(tuning(Strength::Off));
+    let begin = || Opening::begin(directory.path(), world.token.provider(), world.environment(), world.tuning);
+    std::fs::write(directory.path().join(".store.redb.new"), world.disk.bytes()).unwrap();
+    assert!(matches!(begin(), Err(OpenError::Missing { .. })));
+    create(directory.path(), &mut *world.token.provider(), &mut world.environment()).unwrap();
+    assert!(begin().is_ok());
+    assert!(!directory.path().join(".store.redb.new").exists());
 }
 
 #[test]
@@ -494,6 +513,50 @@ fn a_missing_row_a_gap_and_a_cut_end_are_corrupt() {
     }
 }
 
+/// The frame rows at a first position, in the order frames, wraps, bundle wraps.
+fn frame_rows(world: &World, first: u64) -> Vec<Vec<u8>> {
+    let database = Database::builder().create_with_backend(world.with_disk(world.disk.bytes()).disk).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let row = |table: &&str| {
+        let table = transaction.open_table(TableDefinition::<u64, &[u8]>::new(table)).unwrap();
+        table.get(first).unwrap().unwrap().value().to_vec()
+    };
+    ["frames", "wraps", "bundle_wraps"].iter().map(row).collect()
+}
+
+#[test]
+fn a_frame_of_another_branch_of_the_same_store_breaks_the_chain() {
+    let world = World::new(tuning(Strength::Off));
+    let mut running = world.open();
+    write(&mut running, 2);
+    drop(running);
+    let branch = |name: &str| {
+        let branch = world.with_disk(world.disk.bytes());
+        let mut running = branch.open();
+        settle(&mut running);
+        let mut middle = 0;
+        for number in 0..3 {
+            let position = running.enter(format!("{name} {number}").as_bytes());
+            settle(&mut running);
+            middle = if number == 1 { position.number() } else { middle };
+        }
+        drop(running);
+        (branch, middle)
+    };
+    let ((ours, middle), (theirs, _)) = (branch("ours"), branch("theirs"));
+    let spliced = ours.with_disk(ours.disk.bytes());
+    let database = Database::builder().create_with_backend(spliced.disk.clone()).unwrap();
+    let transaction = database.begin_write().unwrap();
+    for (table, row) in ["frames", "wraps", "bundle_wraps"].iter().zip(frame_rows(&theirs, middle)) {
+        let mut table = transaction.open_table(TableDefinition::<u64, &[u8]>::new(table)).unwrap();
+        table.insert(middle, row.as_slice()).unwrap();
+    }
+    transaction.commit().unwrap();
+    drop(database);
+    let OpenError::Corrupt { place, what } = refused(&spliced) else { panic!("not corrupt") };
+    assert_eq!((place, what.as_str()), (format!("frame at position {middle}"), "does not continue the chain"));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
@@ -598,6 +661,24 @@ fn after_a_reconnection_the_anchor_is_read_before_the_next_seal() {
     assert_eq!(running.persister.step(), Next::Stopped);
     assert_eq!(world.token.state().wraps, wraps);
     assert_eq!(running.line.status().releases, Releases::FencedByAnchor);
+}
+
+#[test]
+fn while_the_anchor_cannot_be_read_after_a_reconnection_no_work_is_admitted() {
+    let world = World::new(tuning(Strength::Every(1_000)));
+    let mut running = world.open();
+    write(&mut running, 1);
+    world.token.state().connection += 1;
+    world.token.state().reads_fail = true;
+    let wraps = world.token.state().wraps;
+    let position = running.enter(b"waits");
+    settle(&mut running);
+    assert_eq!(world.token.state().wraps, wraps);
+    assert!(!running.line.status().admits_work());
+    world.token.state().reads_fail = false;
+    settle(&mut running);
+    assert!(running.line.status().admits_work());
+    assert_eq!(running.durable(), position);
 }
 
 #[test]

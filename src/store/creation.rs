@@ -16,6 +16,7 @@ use super::rows::{Head, KeyRow, KeyState, RowKind, head_row, key_row, keys_diges
 use super::seal::{OBJECT_BUNDLE, fresh_key};
 use crate::ids::to_hex;
 use crate::limits::STORE_KEYS_MAX;
+use crate::reasons::Reason;
 
 /// Why a store was not created.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +54,18 @@ pub enum CreateError {
         /// What failed.
         what: String,
     },
+}
+
+impl CreateError {
+    /// The stable reason.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Exists { .. } | Self::AnchorHeld { .. } => Reason::StateExists,
+            Self::Busy { .. } => Reason::Busy,
+            Self::Outage(_) | Self::Provider { .. } => Reason::KeyProviderUnavailable,
+            Self::Io { .. } => Reason::StorageFailed,
+        }
+    }
 }
 
 /// Makes an empty store in the state directory `state`, which is made if its parent exists. Open it afterwards.

@@ -185,6 +185,7 @@ pub(in crate::store) fn parse(bytes: &[u8]) -> Option<Denial> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod tests {
     use super::*;
 

@@ -2,24 +2,27 @@
 //!
 //! It is the only one that calls the token or writes the container, and it holds no lock while it does (I9).
 
+mod anchoring;
+mod snapshots;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use frostkeep_hsm::clock::Millis;
-use frostkeep_hsm::health::{Health, Outage, OutageClass, ProviderState};
-use frostkeep_hsm::provider::{SealedObject, Unavailable};
+use frostkeep_hsm::health::{Health, Outage, ProviderState};
+use frostkeep_hsm::provider::SealedObject;
 
-use super::anchor::{AnchorKeeper, Judgement, Strength};
+use self::snapshots::{Job, due_bytes};
+use super::anchor::{AnchorKeeper, Strength};
 use super::core::Core;
 use super::durable::Position;
 use super::frame::{self, Header};
-use super::frames::{Append, HeadMark, Prefix};
+use super::frames::{Append, HeadMark};
 use super::line::{Line, Waiting};
-use super::rows::{Head, RowKind, SnapshotHead, wraps_row};
-use super::seal::{BundleKey, OBJECT_BUNDLE, OBJECT_FRAME, OBJECT_SNAPSHOT, bundle_of, fresh_key};
-use super::snapshot::{ChunkPlace, Cutter, SnapshotSource};
+use super::rows::{Head, RowKind, wraps_row};
+use super::seal::{BundleKey, OBJECT_BUNDLE, OBJECT_FRAME, fresh_key};
+use super::snapshot::SnapshotSource;
 use super::status::{Counters, Releases, Status, Storage};
-use crate::limits::SNAPSHOT_CHUNKS_MAX;
 
 /// Time between two looks at a full disk, and between two tries of an anchor step that failed.
 const RETRY_MS: u64 = 1_000;
@@ -33,15 +36,6 @@ pub enum Next {
     Sleep(Duration),
     /// Nothing will ever be written by this process again.
     Stopped,
-}
-
-/// A snapshot under way.
-struct Job {
-    head: SnapshotHead,
-    key: frostkeep_hsm::provider::DataKey,
-    cutter: Cutter,
-    written: bool,
-    journal_bytes: u64,
 }
 
 /// The outcome of a piece of work that may have to wait.
@@ -191,122 +185,6 @@ impl Persister {
 
     fn next_or(&self, otherwise: Next) -> Next {
         if self.fenced { Next::Stopped } else { otherwise }
-    }
-
-    // ---- the anchor
-
-    fn fence(&mut self, detail: String) {
-        tracing::error!(detail, "the anchor belongs to another instance: nothing is released any more");
-        self.fenced = true;
-        self.job = None;
-        self.core.provider.fence_by_anchor(detail);
-    }
-
-    /// After a reconnection the anchor is read before the next seal: a clone may have run meanwhile.
-    fn check_connection(&mut self) -> Worked {
-        let connection = self.core.provider.connection();
-        if connection == self.keeper.connection {
-            return Worked::Done;
-        }
-        match self.read_anchor() {
-            Ok(()) if !self.fenced => {
-                self.keeper.connection = connection;
-                Worked::Done
-            }
-            Ok(()) => Worked::Waits,
-            Err(unavailable) => {
-                self.anchor_failed(unavailable.0);
-                Worked::Waits
-            }
-        }
-    }
-
-    fn read_anchor(&mut self) -> Result<(), Unavailable> {
-        let read = self.core.provider.anchor_read()?;
-        match self.keeper.judge(read) {
-            Judgement::Foreign(detail) => self.fence(detail),
-            // An update whose answer was lost may have landed.
-            Judgement::Ours | Judgement::Unsupported => self.raise(),
-        }
-        Ok(())
-    }
-
-    fn anchor_failed(&mut self, outage: Outage) {
-        self.counters.anchors_failed += 1;
-        self.anchor_failure = Some((outage, self.now()));
-    }
-
-    /// Makes the token keep the intended value: compare, set, verify.
-    fn complete_anchor(&mut self) {
-        let Some(intended) = self.keeper.intended else {
-            return;
-        };
-        if let Some((_, at)) = &self.anchor_failure
-            && self.now().since(*at) < RETRY_MS
-        {
-            return;
-        }
-        let tried = self.read_anchor().and_then(|()| {
-            if self.fenced || !self.keeper.unresolved() {
-                return Ok(());
-            }
-            self.core.provider.anchor_write(&intended)?;
-            self.read_anchor()
-        });
-        match tried {
-            Err(unavailable) => self.anchor_failed(unavailable.0),
-            Ok(()) if self.fenced => {}
-            Ok(()) if self.keeper.unresolved() => {
-                let outage = self.outage(OutageClass::Integrity, "the token accepted an anchor and does not hold it");
-                self.anchor_failed(outage);
-            }
-            Ok(()) => {
-                self.anchor_failure = None;
-                self.counters.anchors += 1;
-            }
-        }
-    }
-
-    fn outage(&self, class: OutageClass, detail: &str) -> Outage {
-        let now = self.now();
-        Outage {
-            class,
-            since: now,
-            since_unix: self.core.environment.clock.unix_seconds(),
-            next_try: Some(now.plus(RETRY_MS)),
-            detail: detail.into(),
-            token: String::new(),
-        }
-    }
-
-    fn blocked_by_anchor(&self) -> bool {
-        self.keeper.unresolved()
-            && (self.keeper.strength() == Strength::Strict || self.keeper.overdue(self.core.head.last))
-    }
-
-    /// Notes the end of the chain as intended and anchors it, without a frame.
-    fn anchor_head(&mut self) -> Worked {
-        if !self.keeper.unresolved() {
-            let mut head = self.core.head.clone();
-            let value = self.core.anchor_value(&head);
-            self.core.note(&mut head, self.keeper.confirmed, Some(value));
-            let row = self.core.resealed_head(&head);
-            if let Err(error) = self.core.frames.set_head(self.core.mark, &row) {
-                self.fail("noting an anchor", &error);
-                return Worked::Waits;
-            }
-            self.moved(head, &row);
-            self.keeper.intended = Some(value);
-        }
-        self.complete_anchor();
-        if self.fenced || self.keeper.unresolved() { Worked::Waits } else { Worked::Done }
-    }
-
-    fn idle(&mut self) -> Worked {
-        if self.keeper.due(self.core.head.last, false) && !self.keeper.unresolved() {
-            return self.anchor_head();
-        }
-        Worked::Done
     }
 
     // ---- batches
@@ -461,142 +339,6 @@ impl Persister {
         self.durable = self.durable.max(Position::new(proved));
     }
 
-    // ---- snapshots
-
-    /// One piece of a snapshot, if one is due or under way.
-    fn snapshot(&mut self) -> Worked {
-        match self.job.take() {
-            None if self.core.journal_bytes >= self.snapshot_due_bytes => self.begin_snapshot(),
-            None => Worked::Done,
-            Some(job) if job.written => self.flip(job),
-            Some(job) => self.put_chunk(job),
-        }
-    }
-
-    /// No snapshot now: the next try is when the journal has doubled.
-    fn abandon(&mut self, reason: &dyn std::fmt::Display) {
-        tracing::error!(%reason, "snapshot abandoned");
-        self.snapshot_due_bytes = self.core.journal_bytes.saturating_mul(2);
-    }
-
-    fn begin_snapshot(&mut self) -> Worked {
-        let Some(source) = &self.source else {
-            return Worked::Done;
-        };
-        let data = source.snapshot();
-        let (base, _) = self.core.head.base(&self.core.store);
-        let position = data.position.number();
-        if position <= base || data.position > self.durable {
-            return Worked::Done;
-        }
-        let chain = match self.core.frames.frame_at(data.position) {
-            Ok(Some(rows)) => frame::parse(&rows.frame)
-                .ok()
-                .filter(|frame| frame.header.last == data.position)
-                .map(|_| frame::chain_hash(&rows.frame)),
-            Ok(None) => None,
-            Err(error) => {
-                self.fail("reading a frame", &error);
-                return Worked::Waits;
-            }
-        };
-        let Some(chain) = chain else {
-            self.abandon(&"its position is not the end of a batch");
-            return Worked::Done;
-        };
-        let kept = self.core.head.snapshot.as_ref().map(|snapshot| snapshot.id);
-        let id = kept.unwrap_or(0) + 1;
-        let key = fresh_key(&mut *self.core.environment.entropy);
-        let Ok(wraps) = self.wraps(OBJECT_SNAPSHOT, RowKind::SnapshotWraps, id, &key) else {
-            self.counters.seals_failed += 1;
-            return Worked::Waits;
-        };
-        if let Err(error) = self.core.frames.begin_snapshot(self.core.mark, id, &wraps, kept) {
-            self.fail("beginning a snapshot", &error);
-            return Worked::Waits;
-        }
-        self.counters.syncs += 1;
-        self.counters.row_bytes += wraps.len() as u64;
-        self.job = Some(Job {
-            head: SnapshotHead { id, position, chain, chunks: 0, bytes: 0 },
-            key,
-            cutter: Cutter::new(data.items),
-            written: false,
-            journal_bytes: self.core.journal_bytes,
-        });
-        Worked::Done
-    }
-
-    fn put_chunk(&mut self, mut job: Job) -> Worked {
-        let index = job.head.chunks;
-        let piece = match job.cutter.next() {
-            Ok(piece) if index < SNAPSHOT_CHUNKS_MAX => piece,
-            Ok(_) => {
-                self.abandon(&"more chunks than the bound");
-                return Worked::Done;
-            }
-            Err(error) => {
-                self.abandon(&error);
-                return Worked::Done;
-            }
-        };
-        let place = ChunkPlace {
-            store: &self.core.store,
-            snapshot: job.head.id,
-            position: job.head.position,
-            index,
-            last: piece.last,
-        };
-        let row = place.seal(piece.text, &job.key, &mut *self.core.environment.entropy);
-        if let Err(error) = self.core.frames.put_chunk(self.core.mark, job.head.id, index, &row) {
-            self.fail("writing a snapshot chunk", &error);
-            return Worked::Waits;
-        }
-        self.counters.syncs += 1;
-        self.counters.snapshot_chunks += 1;
-        self.counters.row_bytes += row.len() as u64;
-        job.head.chunks += 1;
-        job.head.bytes += row.len() as u64;
-        job.written = piece.last;
-        self.job = Some(job);
-        Worked::Done
-    }
-
-    /// The head names the new snapshot; the prefix goes. The anchor is at or past its position first: otherwise a disk
-    /// from before could no longer be told from a rollback.
-    fn flip(&mut self, job: Job) -> Worked {
-        let anchored = self.keeper.confirmed.map_or(0, |value| value.position);
-        if self.keeper.strength() != Strength::Off && anchored < job.head.position {
-            let worked = self.anchor_head();
-            if !self.stopped() {
-                self.job = Some(job);
-            }
-            return worked;
-        }
-        let mut head = self.core.head.clone();
-        head.snapshot = Some(job.head.clone());
-        self.core.note(&mut head, self.keeper.confirmed, self.keeper.intended);
-        let through = Position::new(job.head.position);
-        let bundle_kept = match self.core.frames.frame_from(through.next()) {
-            Ok(rows) => rows.and_then(|rows| rows.bundle_wrap).and_then(|wrap| bundle_of(&wrap)).unwrap_or(head.bundle),
-            Err(error) => {
-                self.fail("reading a frame", &error);
-                return Worked::Waits;
-            }
-        };
-        let prefix = Prefix { through, snapshot_kept: job.head.id, bundle_kept };
-        let row = self.core.resealed_head(&head);
-        if let Err(error) = self.core.frames.flip(self.core.mark, &row, prefix) {
-            self.fail("putting a snapshot in place", &error);
-            return Worked::Waits;
-        }
-        self.moved(head, &row);
-        self.counters.snapshots += 1;
-        self.core.journal_bytes = self.core.journal_bytes.saturating_sub(job.journal_bytes);
-        self.snapshot_due_bytes = due_bytes(&self.core);
-        Worked::Done
-    }
-
     // ---- status
 
     fn status(&self) -> Status {
@@ -619,11 +361,13 @@ impl Persister {
         }
     }
 
-    /// The provider's, unless the line is blocked by an anchor that the provider itself thinks healthy.
+    /// The provider's, unless the line waits for an anchor that the provider itself thinks healthy: then nobody may
+    /// admit a round that could only be pending.
     fn health(&self) -> Health {
         let mut health = self.core.provider.health();
+        let unread = self.core.provider.connection() != self.keeper.connection;
         if health.admits_work()
-            && self.blocked_by_anchor()
+            && (unread || self.blocked_by_anchor())
             && let Some((outage, _)) = &self.anchor_failure
         {
             health.state = ProviderState::Out;
@@ -631,12 +375,6 @@ impl Persister {
         }
         health
     }
-}
-
-/// Journal bytes at which a snapshot is due: as many as the last one has, so that its cost per record stays constant.
-fn due_bytes(core: &Core) -> u64 {
-    let last = core.head.snapshot.as_ref().map_or(0, |snapshot| snapshot.bytes);
-    last.max(core.tuning.snapshot_floor_bytes).max(1)
 }
 
 /// A frame that is not on disk yet.

@@ -158,6 +158,11 @@ proptest! {
         let bytes = [&sealed[..frame::HEADER_BYTES], &tail].concat();
         prop_assert!(records(&bytes).is_err() || bytes == sealed);
     }
+}
+
+proptest! {
+    // Each case wipes two buffers of 4 MiB.
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_snapshot_is_its_items_however_they_are_cut(sizes in proptest::collection::vec(1usize..200_000, 0..8)) {

@@ -34,6 +34,10 @@ pub enum AnchorScript {
 pub struct TokenState {
     pub key: [u8; 32],
     pub out: bool,
+    /// Wraps fail while the machine still says `Ready`.
+    pub wraps_fail: bool,
+    /// Reads of the anchor fail while the machine still says `Ready`.
+    pub reads_fail: bool,
     pub anchors: bool,
     pub anchor: Option<AnchorValue>,
     pub script: AnchorScript,
@@ -55,6 +59,8 @@ impl Token {
         Self(Arc::new(Mutex::new(TokenState {
             key: [7; 32],
             out: false,
+            wraps_fail: false,
+            reads_fail: false,
             anchors: true,
             anchor: None,
             script: AnchorScript::Works,
@@ -142,7 +148,7 @@ impl KeyProvider for Provider {
     fn wrap(&mut self, object: &SealedObject, key: &DataKey) -> Result<Vec<Wrap>, Unavailable> {
         let mut state = self.token.state();
         state.wraps += 1;
-        if state.out {
+        if state.out || state.wraps_fail {
             return Err(self.token.unavailable());
         }
         let salt = sha(&[b"salt", &state.wraps.to_be_bytes()]);
@@ -173,7 +179,7 @@ impl KeyProvider for Provider {
     fn anchor_read(&mut self) -> Result<AnchorRead, Unavailable> {
         let mut state = self.token.state();
         state.anchor_reads += 1;
-        if state.out {
+        if state.out || state.reads_fail {
             return Err(self.token.unavailable());
         }
         if !state.anchors {

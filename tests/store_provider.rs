@@ -1,0 +1,54 @@
+//! The store on the real provider (outage machine, scheme `hmac`) with a scripted token behind it.
+#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+
+mod store_kit;
+
+use std::sync::Arc;
+
+use frostkeep::store::{Next, NotOpened, OpenError, Opening, Position, Strength, create_over};
+use frostkeep_hsm::clock::SystemClock;
+use frostkeep_hsm::outage::Backoff;
+use frostkeep_hsm::provider::KeyProvider;
+use frostkeep_hsm::scripted::ScriptedHandle;
+use frostkeep_hsm::sealer::{Provider, Timing};
+use frostkeep_hsm::token::FaultClass;
+use store_kit::{Disk, Records, World, running, tuning};
+
+fn provider(token: &ScriptedHandle) -> Box<dyn KeyProvider> {
+    let clock = Arc::new(SystemClock::new());
+    let timing = Timing { health_interval_ms: 1_000, backoff: Backoff { min_ms: 10, max_ms: 100 } };
+    Box::new(Provider::new(token.token(), timing, clock, Box::new(frostkeep_hsm::entropy::os())))
+}
+
+#[test]
+fn a_store_made_and_opened_with_a_token_waits_for_it_and_refuses_another_key() {
+    let world = World::new(tuning(Strength::Strict));
+    let token = ScriptedHandle::new("token", [3; 32]);
+    let disk = Disk::new(Vec::new());
+    create_over(disk.clone(), &mut *provider(&token), &mut world.environment()).unwrap();
+    let open = || {
+        let opening = Opening::over(disk.clone(), provider(&token), world.environment(), world.tuning).unwrap();
+        opening.recover(Records::default()).map(running)
+    };
+    let mut store = open().unwrap_or_else(|NotOpened { error, .. }| panic!("{error}"));
+    store.enter(b"one");
+    while store.persister.step() == Next::Now {}
+    assert_eq!(store.durable(), store.line.last());
+    assert_eq!(token.anchor().map(|anchor| Position::new(anchor.position)), Some(store.durable()));
+    let expected = store.acknowledged();
+    drop(store);
+
+    token.fail_until_healed(FaultClass::Token);
+    let Err(NotOpened { error, sealed }) = open() else { panic!("it opened without its token") };
+    assert!(matches!(error, OpenError::Outage(_)), "{error}");
+    assert!(sealed.is_some());
+    token.heal();
+    drop(sealed);
+    let store = open().unwrap_or_else(|NotOpened { error, .. }| panic!("{error}"));
+    assert_eq!(store.records.lock().unwrap().0, expected);
+    drop(store);
+
+    token.swap_key(Some([4; 32]));
+    let Err(NotOpened { error, .. }) = open() else { panic!("it opened with another key") };
+    assert!(matches!(error, OpenError::WrongKey { .. }), "{error}");
+}
