@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::SIGNED_HASH_DOMAIN;
+use super::checks::parse_context;
 use super::record::Advance;
 use super::refusal::Refusal;
 use super::request::{SignRequest, Subject};
-use super::sign::parse_context;
 use super::state::KeyGroup;
 use crate::frost::{GroupKey, ShareInvalid, SignatureShare, SigningPackage};
 use crate::identity::{IdentityKey, IdentitySignature};

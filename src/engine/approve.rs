@@ -2,12 +2,13 @@
 
 use super::Engine;
 use super::caller::{Caller, Role};
+use super::checks::facts;
 use super::core::{Core, Env, encode, not_durable, stop_reason};
 use super::record::Record;
 use super::refusal::Refusal;
 use super::reply::ApprovalReply;
-use super::state::{Approval, KeyGroup, approval_key};
-use crate::bitcoin::{OutputKeys, TransactionFacts, UnsignedTransaction};
+use super::state::{Approval, approval_key};
+use crate::bitcoin::UnsignedTransaction;
 use crate::ids::{KeyGroupId, MerkleRoot};
 use crate::limits;
 use crate::store::{Durable, Position, SlotKind};
@@ -28,17 +29,6 @@ enum BuildStep {
     Wait(Position),
 }
 
-/// What a transaction does, as the policy sees it. Inputs are the group's under the roots that the caller names; an output
-/// counts as the group's own only without a script tree, since who asks could choose a tree that others can spend.
-pub(crate) fn facts(group: &KeyGroup, transaction: &UnsignedTransaction, roots: &[MerkleRoot]) -> TransactionFacts {
-    let plain = group.group_key.output_key(None);
-    let mut spendable = OutputKeys::from([plain]);
-    spendable.extend(roots.iter().map(|root| group.group_key.output_key(Some(root))));
-    let mut facts = transaction.facts(&OutputKeys::from([plain]));
-    facts.inputs = transaction.facts(&spendable).inputs;
-    facts
-}
-
 impl Engine {
     /// `BuildTaprootTx`: checked against the policy, recorded, durable. Repeats are served from memory after the policy is
     /// checked again, rate limits apart.
@@ -51,11 +41,22 @@ impl Engine {
     }
 
     async fn build(&self, caller: &Caller, request: &BuildRequest) -> Result<ApprovalReply, Refusal> {
+        caller.require(&[Role::Coordinator])?;
+        if request.roots.len() > limits::APPROVAL_ROOTS_MAX {
+            return Err(Refusal::InvalidRequest(format!(
+                "{} taproot roots: at most {} are allowed",
+                request.roots.len(),
+                limits::APPROVAL_ROOTS_MAX
+            )));
+        }
+        let group_key = self.facts(&request.key_group)?.group_key;
+        let roots = request.roots.iter().map(Some);
+        let keys: Vec<[u8; 32]> = std::iter::once(None).chain(roots).map(|root| group_key.output_key(root)).collect();
         let mut in_flight = false;
         loop {
             let step = {
                 let env = self.env();
-                self.core().admit_build(&env, caller, request, &mut in_flight)?
+                self.core().admit_build(&env, request, &keys, &mut in_flight)?
             };
             match step {
                 BuildStep::Serve(approval) => {
@@ -71,23 +72,15 @@ impl Core {
     fn admit_build(
         &mut self,
         env: &Env<'_>,
-        caller: &Caller,
         request: &BuildRequest,
+        keys: &[[u8; 32]],
         in_flight: &mut bool,
     ) -> Result<BuildStep, Refusal> {
-        caller.require(&[Role::Coordinator])?;
         self.settle(env.line)?;
         let group = self.durable_group(&request.key_group)?;
         env.check_release(&request.key_group)?;
-        if request.roots.len() > limits::APPROVAL_ROOTS_MAX {
-            return Err(Refusal::InvalidRequest(format!(
-                "{} taproot roots: at most {} are allowed",
-                request.roots.len(),
-                limits::APPROVAL_ROOTS_MAX
-            )));
-        }
         let policy = env.config.effective_policy(&group.policy)?;
-        let asked = facts(group, &request.transaction, &request.roots);
+        let asked = facts(&request.transaction, keys);
         let key = approval_key(&request.transaction);
         if let Some(approval) = group.approvals.get(&key) {
             policy.check_transaction(&asked)?;
@@ -114,7 +107,7 @@ impl Core {
             key_group: request.key_group,
             raw: request.transaction.raw(),
             prevouts: request.transaction.prevouts(),
-            roots: request.roots.clone(),
+            keys: keys.to_vec(),
             charge,
         };
         let encoded = encode(&record)?;

@@ -34,7 +34,7 @@ enum Item {
         key_group: KeyGroupId,
         raw: Vec<u8>,
         prevouts: Vec<Prevout>,
-        roots: Vec<MerkleRoot>,
+        keys: Vec<[u8; 32]>,
         charge: Charge,
         position: Position,
     },
@@ -123,7 +123,7 @@ fn group_items(key_group: KeyGroupId, group: KeyGroup) -> impl Iterator<Item = I
         key_group,
         raw: approval.transaction.raw(),
         prevouts: approval.transaction.prevouts(),
-        roots: approval.roots,
+        keys: approval.keys,
         charge: approval.charge,
         position: approval.position,
     });
@@ -180,9 +180,9 @@ fn take(state: &mut State, item: Item) -> Result<(), String> {
             let (id, group) = key_group(*item)?;
             state.key_groups.insert(id, group);
         }
-        Item::Approval { key_group, raw, prevouts, roots, charge, position } => {
+        Item::Approval { key_group, raw, prevouts, keys, charge, position } => {
             let transaction = UnsignedTransaction::from_parts(&raw, &prevouts).map_err(|error| error.to_string())?;
-            let approval = Approval { transaction: Arc::new(transaction), roots, charge, position };
+            let approval = Approval { transaction: Arc::new(transaction), keys, charge, position };
             group(state, &key_group)?.approve(approval);
         }
         Item::Session { key_group, session, message, root, active, transcript } => {
@@ -220,7 +220,8 @@ fn key_group(item: KeyGroupItem) -> Result<(KeyGroupId, KeyGroup), String> {
         (Some(prepared), certificate) => {
             let mut group = prepare(prepared, item.prepared_at)?;
             if let Some((certificate, position)) = certificate {
-                group.activate(&certificate, position)?;
+                let certificate = Certificate::from_bytes(&certificate).map_err(|error| error.to_string())?;
+                group.activate(&Arc::new(certificate), position)?;
             }
             group
         }

@@ -284,7 +284,8 @@ impl Engine {
                 .map_err(|error| Refusal::CertificateInvalid(error.to_string()))?;
             let key_group = parsed.group().id();
             let env = engine.env();
-            let position = engine.core().admit_certificate(&env, &key_group, &parsed, certificate)?;
+            let parsed = Arc::new(parsed);
+            let position = engine.core().admit_certificate(&env, &key_group, &parsed)?;
             Ok((position, parsed))
         })
         .await?;
@@ -342,13 +343,12 @@ impl Core {
         &mut self,
         env: &Env<'_>,
         key_group: &KeyGroupId,
-        certificate: &Certificate,
-        bytes: Vec<u8>,
+        certificate: &Arc<Certificate>,
     ) -> Result<Position, Refusal> {
         self.settle(env.line)?;
         let group = self.ledger.admitted().key_groups.get(key_group).ok_or(Refusal::KeyGroupUnknown(*key_group))?;
         match &group.phase {
-            Phase::Active { certificate: known, position } if **known == *certificate => return Ok(*position),
+            Phase::Active { certificate: known, position } if known == certificate => return Ok(*position),
             Phase::Active { .. } => {
                 return Err(Refusal::CertificateInvalid("the key group is active with another certificate".into()));
             }
@@ -361,7 +361,7 @@ impl Core {
             Phase::Prepared => {}
         }
         env.admit_work()?;
-        let record = Record::Activated { key_group: *key_group, certificate: bytes };
+        let record = Record::Activated { key_group: *key_group, certificate: Arc::clone(certificate) };
         let encoded = encode(&record)?.anchor_now();
         let slot = env.reserve(SlotKind::Round, encoded.size_bytes())?;
         self.install(env.line, slot, record, encoded)

@@ -12,6 +12,7 @@ mod admin;
 mod advance;
 mod approve;
 pub mod caller;
+mod checks;
 mod commit;
 mod core;
 mod finalize;
@@ -218,7 +219,7 @@ impl Engine {
     ) -> Result<R, Refusal> {
         caller.require(&[Role::Coordinator])?;
         let facts = self.facts(&request.key_group)?;
-        let question = SignQuestion::new(request, facts.group_key.threshold())?;
+        let question = SignQuestion::new(request, &facts.group_key)?;
         let mut authorised = None;
         let mut in_flight = false;
         let mut computed = false;
@@ -324,13 +325,19 @@ impl Engine {
         request: &SessionRequest,
         encode: impl FnOnce(&SessionView) -> R,
     ) -> Result<R, Refusal> {
-        let view = {
-            let env = self.env();
-            self.core().session_view(&env, caller, request)
-        };
+        let view = self.session_view(caller, request);
         let answer = view.and_then(|view| self.hand_over(&request.key_group, || encode(&view)));
         let answer = self.guard_signature(&request.key_group, answer);
         self.inner.tally.note("GetSession", answer)
+    }
+
+    fn session_view(&self, caller: &Caller, request: &SessionRequest) -> Result<SessionView, Refusal> {
+        caller.require(&[Role::Coordinator])?;
+        let group_key = self.facts(&request.key_group)?.group_key;
+        let subject = self.core().session_subject(request)?;
+        let output_key = group_key.output_key(subject.root.as_ref());
+        let env = self.env();
+        self.core().session_view(&env, request, &output_key)
     }
 
     /// `VerifySignatureShare`: valid, invalid (and signed by the member), or indeterminate.
@@ -359,12 +366,14 @@ impl Engine {
     }
 
     fn vote(&self, caller: &Caller, request: &VoteRequest) -> Result<TimeoutVote, Refusal> {
-        let threshold = self.facts(&request.key_group)?.group_key.threshold();
+        let group_key = self.facts(&request.key_group)?.group_key;
+        let threshold = group_key.threshold();
         let context =
-            sign::parse_context(&request.key_group, &request.session, &request.subject, threshold, &request.context)?;
+            checks::parse_context(&request.key_group, &request.session, &request.subject, threshold, &request.context)?;
+        let output_key = group_key.output_key(request.subject.root.as_ref());
         let job = {
             let env = self.env();
-            self.core().admit_vote(&env, caller, request, &context)?
+            self.core().admit_vote(&env, caller, request, &context, &output_key)?
         };
         let signature = sign_hash(&job.identity, &job.message);
         Ok(TimeoutVote { voter: job.voter.number(), signature: signature.to_vec() })

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::bitcoin::Prevout;
 use crate::ids::{AttemptId, CeremonyId, FreezeId, KeyGroupId, Member, MerkleRoot, Message, RoundId, SessionId};
+use crate::keygen::Certificate;
 use crate::policy::{Charge, SigningPolicy};
 use crate::roast::AttemptContextParts;
 
@@ -137,8 +138,9 @@ pub enum Record {
     Activated {
         /// The key group.
         key_group: KeyGroupId,
-        /// The certificate, encoded by `keygen`.
-        certificate: Vec<u8>,
+        /// The certificate; its signatures are verified when it is read, never under the state lock.
+        #[serde(with = "certificate_bytes")]
+        certificate: Arc<Certificate>,
     },
     /// The operator dropped a prepared share (`danger`).
     PreparedDropped {
@@ -169,8 +171,8 @@ pub enum Record {
         raw: Vec<u8>,
         /// What its inputs spend, in their order.
         prevouts: Vec<Prevout>,
-        /// The Taproot roots under which its inputs are the group's.
-        roots: Vec<MerkleRoot>,
+        /// The group's output keys that its inputs may be of, the one without a script tree first.
+        keys: Vec<[u8; 32]>,
         /// What it counts against the policy's rates, and since when.
         charge: Charge,
     },
@@ -222,6 +224,24 @@ pub enum Record {
         /// By whom.
         by: String,
     },
+}
+
+/// A certificate as the bytes that `keygen` gives it.
+mod certificate_bytes {
+    use std::sync::Arc;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::keygen::Certificate;
+
+    pub(super) fn serialize<S: Serializer>(certificate: &Arc<Certificate>, serializer: S) -> Result<S::Ok, S::Error> {
+        certificate.to_bytes().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<Certificate>, D::Error> {
+        let bytes = Vec::<u8>::deserialize(deserializer)?;
+        Certificate::from_bytes(&bytes).map(Arc::new).map_err(serde::de::Error::custom)
+    }
 }
 
 /// 64-byte arrays, which serde does not know by itself.

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use frostkeep_hsm::clock::Millis;
 
 use super::caller::{Caller, Role};
+use super::checks::{check_policy, check_quarantine};
 use super::core::{Core, Env, encode, ended};
 use super::record::{Ending, Record};
 use super::refusal::Refusal;
 use super::request::{SessionRequest, Subject};
-use super::sign::{check_policy, check_quarantine};
 use super::state::{Outcome, Phase, Round, State};
 use crate::ids::{AttemptId, AttemptPolicy, KeyGroupId, Member, SessionId};
 use crate::limits;
@@ -128,23 +128,30 @@ impl Core {
         Ok(position)
     }
 
+    /// What an open session signs, durably.
+    pub(crate) fn session_subject(&mut self, request: &SessionRequest) -> Result<Subject, Refusal> {
+        let group = self.durable_group(&request.key_group)?;
+        if let Some(tombstone) = group.tombstone(&request.session) {
+            return Err(ended(&request.session, tombstone, None));
+        }
+        let session = group.sessions.get(&request.session);
+        session.map(|session| session.subject).ok_or_else(|| Refusal::SessionUnknown(request.session.clone()))
+    }
+
     /// `GetSession`: what a coordinator needs to go on without a disk of its own.
     pub(crate) fn session_view(
         &mut self,
         env: &Env<'_>,
-        caller: &Caller,
         request: &SessionRequest,
+        output_key: &[u8; 32],
     ) -> Result<SessionView, Refusal> {
-        caller.require(&[Role::Coordinator])?;
         self.settle(env.line)?;
-        let group = self.durable_group(&request.key_group)?;
+        let subject = self.session_subject(request)?;
         env.check_release(&request.key_group)?;
-        if let Some(tombstone) = group.tombstone(&request.session) {
-            return Err(ended(&request.session, tombstone, None));
-        }
+        let group = self.durable_group(&request.key_group)?;
+        check_policy(group, &subject, output_key, env)?;
         let session =
             group.sessions.get(&request.session).ok_or_else(|| Refusal::SessionUnknown(request.session.clone()))?;
-        check_policy(group, &session.subject, env)?;
         let mut highest: HashMap<Member, u32> = HashMap::new();
         let mut rounds = Vec::new();
         for round in session.rounds.values() {

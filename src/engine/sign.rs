@@ -6,20 +6,23 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::advance::Authorised;
-use super::approve::facts;
 use super::caller::{Caller, Role};
+use super::checks::{
+    check_driver, check_package, check_policy, check_quarantine, check_room, check_session, open_sessions_full,
+    parse_context,
+};
 use super::core::{Core, Env, Flight, FlightKey, FlightState, encode, ended, not_durable, stop_reason};
 use super::nonces::NoncePair;
 use super::record::{Record, RoundBody};
 use super::refusal::Refusal;
 use super::request::{SignRequest, Subject};
 use super::sign_hash;
-use super::state::{Approval, KeyGroup, Round, Session, session_room};
+use super::state::{KeyGroup, Round, Session, session_room};
 use crate::frost::{self, Commitments, GroupKey, KeyShare};
-use crate::identity::{IdentityKey, NodeIdentity};
-use crate::ids::{AttemptId, AttemptPolicy, KeyGroupId, Member, Message, SessionId};
+use crate::identity::NodeIdentity;
+use crate::ids::{AttemptId, KeyGroupId, Member, SessionId};
 use crate::limits;
-use crate::roast::{AgainstActive, AttemptBinding, AttemptContext, RoundBinding, round_signature_message};
+use crate::roast::{AgainstActive, AttemptContext, RoundBinding, round_signature_message};
 use crate::store::{Durable, EncodedRecord, Position, Slot, SlotKind};
 
 /// Bytes of a round record beside its package, evidence and participants: an upper bound, for the slot.
@@ -76,15 +79,19 @@ pub(crate) struct SignQuestion<'a> {
     pub(crate) request: &'a SignRequest,
     pub(crate) context: AttemptContext,
     pub(crate) fingerprint: [u8; 32],
+    /// The group's output key under the session's root.
+    pub(crate) output_key: [u8; 32],
 }
 
 impl<'a> SignQuestion<'a> {
     /// Validates the attempt context in itself (step 5), off the lock.
-    pub(crate) fn new(request: &'a SignRequest, threshold: u16) -> Result<Self, Refusal> {
+    pub(crate) fn new(request: &'a SignRequest, group_key: &GroupKey) -> Result<Self, Refusal> {
+        let threshold = group_key.threshold();
         let context =
             parse_context(&request.key_group, &request.session, &request.subject, threshold, &request.context)?;
         let fingerprint = binding(request, &context).request_fingerprint(request.package.as_bytes());
-        Ok(Self { request, context, fingerprint: *fingerprint.as_bytes() })
+        let output_key = group_key.output_key(request.subject.root.as_ref());
+        Ok(Self { request, context, fingerprint: *fingerprint.as_bytes(), output_key })
     }
 
     fn attempt(&self) -> (AttemptId, Member) {
@@ -98,18 +105,6 @@ impl<'a> SignQuestion<'a> {
     fn conflict(&self) -> Refusal {
         Refusal::AttemptConflict { attempt: self.context.id(), member: self.request.member }
     }
-}
-
-/// Validates an attempt context under its binding.
-pub(crate) fn parse_context(
-    key_group: &KeyGroupId,
-    session: &SessionId,
-    subject: &Subject,
-    threshold: u16,
-    parts: &crate::roast::AttemptContextParts,
-) -> Result<AttemptContext, Refusal> {
-    let binding = AttemptBinding { key_group, session, message: &subject.message, threshold };
-    Ok(AttemptContext::parse(&binding, parts)?)
 }
 
 fn binding<'a>(request: &'a SignRequest, context: &'a AttemptContext) -> RoundBinding<'a> {
@@ -165,7 +160,7 @@ impl Core {
             return Err(Refusal::MemberNotLocal { key_group: request.key_group, member: request.member });
         }
         check_session(group, &request.session, &request.subject)?;
-        check_policy(group, &request.subject, env)?;
+        check_policy(group, &request.subject, &question.output_key, env)?;
         check_driver(group, caller, &question.context)
     }
 
@@ -201,8 +196,8 @@ impl Core {
             Standing::Advance => authorised.cloned(),
             Standing::Verify(active) => return Ok(SignStep::Verify { active }),
         };
-        check_room(group, session, question)?;
-        check_package(group, question)?;
+        check_room(group, session, request.member)?;
+        check_package(group, request, &question.context)?;
         check_quarantine(group, env, question.context.included())?;
         let key = nonce_key(request);
         let offered = request.package.commitments_of(request.member);
@@ -403,63 +398,6 @@ pub(crate) fn nonce_key(request: &SignRequest) -> (KeyGroupId, SessionId, Member
     (request.key_group, request.session.clone(), request.member)
 }
 
-/// Step 3 on the durable view.
-pub(crate) fn check_session<'a>(
-    group: &'a KeyGroup,
-    id: &SessionId,
-    subject: &Subject,
-) -> Result<Option<&'a Session>, Refusal> {
-    if let Some(tombstone) = group.tombstone(id) {
-        return Err(ended(id, tombstone, Some(subject)));
-    }
-    match group.sessions.get(id) {
-        Some(session) if session.subject != *subject => Err(Refusal::SessionConflict(id.clone())),
-        found => Ok(found),
-    }
-}
-
-/// Step 4: the message is a sighash of an approved transaction, for an input whose prevout is this group's output
-/// under the session's root (trap 12); the policy of now allows that transaction, rate limits apart.
-pub(crate) fn check_policy(group: &KeyGroup, subject: &Subject, env: &Env<'_>) -> Result<(), Refusal> {
-    let policy = env.config.effective_policy(&group.policy)?;
-    if policy.danger_sign_any_message {
-        return Ok(());
-    }
-    let (approval, input) = approved(group, &subject.message).ok_or(Refusal::MessageNotApproved)?;
-    let output_key = group.group_key.output_key(subject.root.as_ref());
-    if !approval.transaction.inputs_of(&output_key).contains(&input) {
-        return Err(Refusal::MessageNotApproved);
-    }
-    policy.check_transaction(&facts(group, &approval.transaction, &approval.roots))?;
-    Ok(())
-}
-
-fn approved<'a>(group: &'a KeyGroup, message: &Message) -> Option<(&'a Approval, usize)> {
-    let (key, input) = group.sighashes.get(message)?;
-    Some((group.approvals.get(key)?, *input))
-}
-
-/// Under `evidence`, a round is asked for by the node of the selected member.
-fn check_driver(group: &KeyGroup, caller: &Caller, context: &AttemptContext) -> Result<(), Refusal> {
-    let selected: Option<&IdentityKey> = group.identities.get(&context.coordinator());
-    if group.attempt_policy == AttemptPolicy::Roast || (selected.is_some() && caller.identity.as_ref() == selected) {
-        return Ok(());
-    }
-    Err(Refusal::PermissionDenied {
-        caller: caller.name.clone(),
-        needs: format!("the node of member {}, the selected coordinator", context.coordinator()),
-    })
-}
-
-pub(crate) fn check_quarantine(group: &KeyGroup, env: &Env<'_>, included: &[Member]) -> Result<(), Refusal> {
-    for member in included {
-        if let Some(score) = group.scores.get(member).filter(|score| score.quarantined(env.config.scoring)) {
-            return Err(Refusal::Quarantined { member: *member, score: score.points() });
-        }
-    }
-    Ok(())
-}
-
 /// How a fresh request stands to the attempts of its session.
 enum Standing {
     Answerable,
@@ -516,41 +454,4 @@ fn check_attempt(
         return Err(Refusal::AttemptReplay { attempt: question.context.id(), member: request.member });
     }
     Ok(standing)
-}
-
-/// Step 8: registries have room.
-fn check_room(group: &KeyGroup, session: Option<&Session>, question: &SignQuestion<'_>) -> Result<(), Refusal> {
-    let member = question.request.member;
-    match session {
-        None if !session_room(group) => Err(open_sessions_full()),
-        None => Ok(()),
-        Some(session) => {
-            let answers = session.consumed.iter().filter(|(_, answered)| *answered == member).count();
-            if answers >= limits::ANSWERS_MAX {
-                return Err(Refusal::AttemptExhausted { member, limit: limits::ANSWERS_MAX });
-            }
-            Ok(())
-        }
-    }
-}
-
-fn open_sessions_full() -> Refusal {
-    Refusal::CapacityExceeded { what: "open sessions of the key group", limit: limits::SESSIONS_OPEN_MAX as u64 }
-}
-
-/// Step 8: the package is the attempt's. A bad package never burns nonces (trap 13).
-fn check_package(group: &KeyGroup, question: &SignQuestion<'_>) -> Result<(), Refusal> {
-    let request = question.request;
-    let package = &request.package;
-    package.check_against(&group.group_key).map_err(|error| Refusal::PackageInvalid(error.to_string()))?;
-    if !package.includes(request.member) {
-        return Err(Refusal::PackageInvalid(format!("member {} is not included", request.member)));
-    }
-    if !package.members().eq(question.context.included().iter().copied()) {
-        return Err(Refusal::PackageInvalid("its members are not the attempt's included set".into()));
-    }
-    if package.message() != request.subject.message {
-        return Err(Refusal::PackageInvalid("its message is not the session's".into()));
-    }
-    Ok(())
 }

@@ -12,7 +12,7 @@ use crate::bitcoin::{SighashFlag, TransactionId, UnsignedTransaction};
 use crate::frost::{GroupKey, KeyShare};
 use crate::hash::Framed;
 use crate::identity::{IdentityKey, NodeIdentity};
-use crate::ids::{AttemptId, AttemptPolicy, CeremonyId, FreezeId, KeyGroupId, Member, MerkleRoot, Message, SessionId};
+use crate::ids::{AttemptId, AttemptPolicy, CeremonyId, FreezeId, KeyGroupId, Member, Message, SessionId};
 use crate::keygen::{Certificate, Prepared, Statement, Transcript};
 use crate::limits;
 use crate::policy::{Charge, SigningPolicy, Usage};
@@ -94,8 +94,8 @@ impl Placed for Finished {
 pub struct Approval {
     /// The transaction with its prevouts.
     pub transaction: Arc<UnsignedTransaction>,
-    /// The roots under which its inputs are the group's.
-    pub roots: Vec<MerkleRoot>,
+    /// The group's output keys that its inputs may be of, the one without a script tree first.
+    pub keys: Vec<[u8; 32]>,
     /// What it counts against the policy's rates, and since when.
     pub charge: Charge,
     /// The position of its record.
@@ -250,10 +250,10 @@ impl State {
                 group.policy = Arc::new(policy.clone());
                 Ok(())
             }
-            Record::Approved { raw, prevouts, roots, charge, .. } => {
+            Record::Approved { raw, prevouts, keys, charge, .. } => {
                 let transaction = UnsignedTransaction::from_parts(raw, prevouts).map_err(|error| error.to_string())?;
                 let approval =
-                    Approval { transaction: Arc::new(transaction), roots: roots.clone(), charge: *charge, position };
+                    Approval { transaction: Arc::new(transaction), keys: keys.clone(), charge: *charge, position };
                 group.approve(approval);
                 Ok(())
             }
@@ -363,13 +363,12 @@ impl KeyGroup {
     }
 
     /// The certificate turns the prepared shares into seats.
-    pub(crate) fn activate(&mut self, certificate: &[u8], position: Position) -> Result<(), String> {
-        let certificate = Certificate::from_bytes(certificate).map_err(|error| error.to_string())?;
+    pub(crate) fn activate(&mut self, certificate: &Arc<Certificate>, position: Position) -> Result<(), String> {
         let bytes = self.prepared.as_ref().ok_or("nothing is prepared")?;
         let prepared = Prepared::decode(bytes.expose()).map_err(|error| error.to_string())?;
-        let shares = prepared.activate(&certificate).map_err(|(_, error)| error.to_string())?;
+        let shares = prepared.activate(certificate).map_err(|(_, error)| error.to_string())?;
         self.seats = Arc::new(shares.into_iter().map(|share| (share.member(), Arc::new(share))).collect());
-        self.phase = Phase::Active { certificate: Arc::new(certificate), position };
+        self.phase = Phase::Active { certificate: Arc::clone(certificate), position };
         Ok(())
     }
 }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::caller::{Caller, Role};
+use super::checks::{check_policy, check_session, parse_context};
 use super::core::{Core, Env};
 use super::refusal::Refusal;
 use super::request::VoteRequest;
-use super::sign::{check_policy, check_session, parse_context};
 use crate::identity::NodeIdentity;
 use crate::ids::{AttemptPolicy, Member};
 use crate::limits;
@@ -27,6 +27,7 @@ impl Core {
         caller: &Caller,
         request: &VoteRequest,
         context: &AttemptContext,
+        output_key: &[u8; 32],
     ) -> Result<VoteJob, Refusal> {
         caller.require(&[Role::Coordinator, Role::Peer])?;
         self.settle(env.line)?;
@@ -45,7 +46,7 @@ impl Core {
             )));
         }
         let session = check_session(group, &request.session, &request.subject)?;
-        check_policy(group, &request.subject, env)?;
+        check_policy(group, &request.subject, output_key, env)?;
         if let Some(active) = session.and_then(|session| session.active.as_ref()) {
             let threshold = group.group_key.threshold();
             let active = parse_context(&request.key_group, &request.session, &request.subject, threshold, active)?;
