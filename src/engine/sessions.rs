@@ -13,6 +13,7 @@ use super::request::{SessionRequest, Subject};
 use super::state::{Outcome, Phase, Round, State};
 use crate::ids::{AttemptId, AttemptPolicy, KeyGroupId, Member, SessionId};
 use crate::limits;
+use crate::roast::transcript::TranscriptHead;
 use crate::store::{Durable, Position, SlotKind};
 
 /// Time that counts towards a session's idleness: it stands still in an outage.
@@ -73,8 +74,10 @@ pub struct SessionView {
     pub highest: Vec<(Member, u32)>,
     /// The durable rounds that are served.
     pub rounds: Vec<Durable<Round>>,
-    /// Hashes of the transition records, oldest first.
+    /// Hashes of the transition records, oldest first: the same on every node that took the same steps.
     pub transcript: Vec<[u8; 32]>,
+    /// The head of their chain, which auditors compare between nodes.
+    pub transcript_head: TranscriptHead,
 }
 
 /// The open sessions of the active key groups.
@@ -152,6 +155,7 @@ impl Core {
         check_policy(group, &subject, output_key, env)?;
         let session =
             group.sessions.get(&request.session).ok_or_else(|| Refusal::SessionUnknown(request.session.clone()))?;
+        let start = TranscriptHead::start(&request.key_group, &request.session);
         let mut highest: HashMap<Member, u32> = HashMap::new();
         let mut rounds = Vec::new();
         for round in session.rounds.values() {
@@ -171,6 +175,7 @@ impl Core {
             highest,
             rounds,
             transcript: session.transcript.iter().copied().collect(),
+            transcript_head: session.transcript.iter().fold(start, TranscriptHead::after),
         })
     }
 
