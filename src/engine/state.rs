@@ -8,7 +8,7 @@ use imbl::{OrdMap, OrdSet};
 
 use super::record::{Advance, Ending, PreparedRecord, Record, RoundBody, SecretBytes};
 use super::request::Subject;
-use crate::bitcoin::{SighashFlag, TransactionId, UnsignedTransaction};
+use crate::bitcoin::{TransactionId, UnsignedTransaction};
 use crate::frost::{GroupKey, KeyShare};
 use crate::hash::Framed;
 use crate::identity::{IdentityKey, NodeIdentity};
@@ -114,13 +114,6 @@ pub(crate) type ApprovalKey = (TransactionId, [u8; 32]);
 /// The key under which a transaction is approved.
 pub(crate) fn approval_key(transaction: &UnsignedTransaction) -> ApprovalKey {
     (transaction.id(), transaction.prevouts_hash())
-}
-
-/// Every key-path signature hash of every Taproot input, with the input.
-pub(crate) fn signature_hashes(transaction: &UnsignedTransaction) -> impl Iterator<Item = (Message, usize)> + '_ {
-    (0..transaction.input_count())
-        .flat_map(|input| SighashFlag::ALL.map(|flag| (input, flag)))
-        .filter_map(|(input, flag)| Some((transaction.sighash(input, flag).ok()?, input)))
 }
 
 /// A freeze, lifted or not.
@@ -401,7 +394,7 @@ impl KeyGroup {
         if self.approvals.contains_key(&key) {
             return;
         }
-        for (message, input) in signature_hashes(&approval.transaction) {
+        for (message, input) in approval.transaction.signature_hashes() {
             self.sighashes.insert(message, (key, input));
         }
         self.approved_at.insert((approval.charge.at_unix_s, key));
@@ -411,7 +404,7 @@ impl KeyGroup {
     fn forget_approval(&mut self, unix: u64, key: ApprovalKey) {
         self.approved_at.remove(&(unix, key));
         if let Some(old) = self.approvals.remove(&key) {
-            for (message, _) in signature_hashes(&old.transaction) {
+            for (message, _) in old.transaction.signature_hashes() {
                 self.sighashes.remove(&message);
             }
         }
