@@ -384,7 +384,7 @@ impl KeyGroup {
     pub(crate) fn approve(&mut self, approval: Approval) {
         self.usage.record(&approval.charge);
         while let Some((unix, key)) = self.approved_at.get_min().copied() {
-            if approval.charge.at_unix_s.saturating_sub(unix) <= limits::APPROVAL_AGE_S_MAX {
+            if !self.forgets_at(approval.charge.at_unix_s) {
                 break;
             }
             self.forget_approval(unix, key);
@@ -399,6 +399,12 @@ impl KeyGroup {
         }
         self.approved_at.insert((approval.charge.at_unix_s, key));
         self.approvals.insert(key, approval);
+    }
+
+    /// Whether an approval at this time makes room by forgetting an old one.
+    pub(crate) fn forgets_at(&self, unix: u64) -> bool {
+        let oldest = self.approved_at.get_min();
+        oldest.is_some_and(|(oldest, _)| unix.saturating_sub(*oldest) > limits::APPROVAL_AGE_S_MAX)
     }
 
     fn forget_approval(&mut self, unix: u64, key: ApprovalKey) {
