@@ -383,6 +383,16 @@ impl UnsignedTransaction {
         self.sighash_with(&mut cache, input, flag)
     }
 
+    /// Every key-path signature hash of every Taproot input, with the input. What all inputs have in common is hashed once:
+    /// one by one the largest transaction takes seconds.
+    pub fn signature_hashes(&self) -> Vec<(Message, usize)> {
+        let mut cache = SighashCache::new(&self.transaction);
+        (0..self.input_count())
+            .flat_map(|input| SighashFlag::ALL.map(|flag| (input, flag)))
+            .filter_map(|(input, flag)| Some((self.sighash_with(&mut cache, input, flag).ok()?, input)))
+            .collect()
+    }
+
     fn sighash_with(
         &self,
         cache: &mut SighashCache<&Transaction>,

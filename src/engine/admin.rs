@@ -60,11 +60,19 @@ impl Engine {
     /// # Errors
     /// As [`freeze_now`].
     pub async fn freeze(&self, caller: &Caller, key_group: &KeyGroupId, reason: &str) -> Result<FreezeReport, Refusal> {
-        let inner = &self.inner;
-        let denial = (*key_group, reason, inner.clock.unix_seconds());
-        let wait_ms_max = inner.config.deny_file_wait_ms_max;
-        let report = freeze_now(&inner.gates, &inner.deny, &inner.entropy, caller, denial, wait_ms_max).await?;
-        Ok(self.adopt_freeze(report, key_group, reason))
+        let (engine, caller, key_group, reason) = (self.clone(), caller.clone(), *key_group, reason.to_owned());
+        let freeze = async move {
+            let inner = &engine.inner;
+            let denial = (key_group, reason.as_str(), inner.clock.unix_seconds());
+            let wait_ms_max = inner.config.deny_file_wait_ms_max;
+            let report = freeze_now(&inner.gates, &inner.deny, &inner.entropy, &caller, denial, wait_ms_max).await?;
+            Ok(engine.adopt_freeze(report, &key_group, &reason))
+        };
+        // A caller that goes away while the deny file is on its way must not leave nonces alive or the freeze unrecorded.
+        match tokio::spawn(freeze).await {
+            Ok(done) => done,
+            Err(error) => Err(Refusal::Internal(format!("a freeze ended early: {error}"))),
+        }
     }
 
     /// Records a freeze that is in force in memory already, and wipes the key group's nonces.

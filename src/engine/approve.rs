@@ -96,7 +96,7 @@ impl Core {
         }
         let policy = env.config.effective_policy(&group.policy)?;
         let charge = policy.check(&asked, &group.usage, env.unix)?;
-        if group.approvals.len() >= limits::APPROVALS_MAX {
+        if group.approvals.len() >= limits::APPROVALS_MAX && !group.forgets_at(charge.at_unix_s) {
             return Err(Refusal::CapacityExceeded {
                 what: "approved transactions of the key group",
                 limit: limits::APPROVALS_MAX as u64,

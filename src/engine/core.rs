@@ -17,7 +17,7 @@ use super::request::Subject;
 use super::state::{KeyGroup, Outcome, Phase, State, Tombstone, subject_hash};
 use crate::ids::{AttemptId, KeyGroupId, Member, SessionId};
 use crate::limits;
-use crate::store::{EncodedRecord, Line, Position, Releases, Slot, SlotKind, Status, Storage};
+use crate::store::{EncodedRecord, Line, OpenError, Position, Releases, Slot, SlotKind, Status, Storage};
 
 /// What an operation sees of its surroundings, read once at its beginning.
 pub(crate) struct Env<'a> {
@@ -60,13 +60,20 @@ pub(crate) fn releases_allowed(releases: Releases) -> Result<(), Refusal> {
         Releases::Allowed => Ok(()),
         Releases::AwaitingOpeningAnchor => Err(Refusal::Starting),
         Releases::FencedByAnchor => Err(Refusal::Fenced),
+        Releases::Closed => Err(closed()),
     }
+}
+
+fn closed() -> Refusal {
+    Refusal::NotOpen(Arc::new(OpenError::Io { what: "the node has stopped".into() }))
 }
 
 /// Why the line cannot move, as the refusal that says so.
 pub(crate) fn stop_reason(status: &Status, now: Millis, pending: bool) -> Option<Refusal> {
-    if status.releases == Releases::FencedByAnchor {
-        return Some(Refusal::Fenced);
+    match status.releases {
+        Releases::FencedByAnchor => return Some(Refusal::Fenced),
+        Releases::Closed => return Some(closed()),
+        Releases::Allowed | Releases::AwaitingOpeningAnchor => {}
     }
     match &status.storage {
         Storage::Writable => {}

@@ -290,6 +290,7 @@ impl Engine {
         })
         .await?;
         self.await_durable(position, true).await?;
+        releases_allowed(self.inner.line.status().releases)?;
         let identity = self.core().identity()?;
         let spoken = Testimony { value: (), position };
         match self.inner.line.durable().prove(spoken) {

@@ -240,8 +240,10 @@ impl Engine {
                     self.await_landing(state).await?;
                 }
                 SignStep::Verify { active } => {
-                    let chain = advance::verify_chain(&facts, request, &active, &question.context)?;
-                    authorised = Some(chain);
+                    // A long chain of votes and shares takes seconds: not on a thread that serves.
+                    let (facts, request, target) = (facts.clone(), request.clone(), question.context.clone());
+                    let verify = move || advance::verify_chain(&facts, &request, &active, &target);
+                    authorised = Some(wait::blocking(verify).await?);
                 }
                 SignStep::MakePair => {
                     let current = self.pair(&request.key_group, &request.session, request.member).ok().map(Box::new);
@@ -376,7 +378,8 @@ impl Engine {
             self.core().admit_vote(&env, caller, request, &context, &output_key)?
         };
         let signature = sign_hash(&job.identity, &job.message);
-        Ok(TimeoutVote { voter: job.voter.number(), signature: signature.to_vec() })
+        let vote = TimeoutVote { voter: job.voter.number(), signature: signature.to_vec() };
+        self.hand_over(&request.key_group, || vote)
     }
 
     /// Housekeeping that the node calls every few seconds: expired nonces, idle sessions, old timers.

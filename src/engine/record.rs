@@ -15,14 +15,15 @@ use crate::keygen::Certificate;
 use crate::policy::{Charge, SigningPolicy};
 use crate::roast::AttemptContextParts;
 
-/// Secret bytes: wiped on drop, never printed, read in one piece so that no growing vector leaves a copy (trap 19).
+/// Secret bytes: wiped on drop, never printed, read in one piece so that no growing vector leaves a copy (trap 19). Clones
+/// share one copy: both views of the state, and every node of its maps that an install copies, hold the same one.
 #[derive(Clone)]
-pub struct SecretBytes(Zeroizing<Box<[u8]>>);
+pub struct SecretBytes(Arc<Zeroizing<Box<[u8]>>>);
 
 impl SecretBytes {
     /// Takes the bytes over.
     pub fn new(bytes: Zeroizing<Vec<u8>>) -> Self {
-        Self(Zeroizing::new(bytes.as_slice().into()))
+        Self(Arc::new(Zeroizing::new(bytes.as_slice().into())))
     }
 
     /// The bytes.
@@ -52,7 +53,7 @@ impl<'de> Deserialize<'de> for SecretBytes {
                 f.write_str("secret bytes")
             }
             fn visit_bytes<E: serde::de::Error>(self, bytes: &[u8]) -> Result<SecretBytes, E> {
-                Ok(SecretBytes(Zeroizing::new(bytes.into())))
+                Ok(SecretBytes(Arc::new(Zeroizing::new(bytes.into()))))
             }
         }
         deserializer.deserialize_bytes(Visitor)

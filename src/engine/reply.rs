@@ -1,6 +1,6 @@
 //! What goes out. A reply that carries a share is made of a [`Durable`] round and nothing else (I1).
 
-use super::state::{Approval, Finished, Round, signature_hashes};
+use super::state::{Approval, Finished, Round};
 use crate::bitcoin::TransactionId;
 use crate::frost::Commitments;
 use crate::ids::{AttemptId, Member, Message, RoundId};
@@ -123,7 +123,7 @@ impl ApprovalReply {
         let approval = approval.get();
         Self {
             id: approval.transaction.id(),
-            sighashes: signature_hashes(&approval.transaction).collect(),
+            sighashes: approval.transaction.signature_hashes(),
             position: approval.position,
         }
     }

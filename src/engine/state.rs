@@ -8,7 +8,7 @@ use imbl::{OrdMap, OrdSet};
 
 use super::record::{Advance, Ending, PreparedRecord, Record, RoundBody, SecretBytes};
 use super::request::Subject;
-use crate::bitcoin::{SighashFlag, TransactionId, UnsignedTransaction};
+use crate::bitcoin::{TransactionId, UnsignedTransaction};
 use crate::frost::{GroupKey, KeyShare};
 use crate::hash::Framed;
 use crate::identity::{IdentityKey, NodeIdentity};
@@ -114,13 +114,6 @@ pub(crate) type ApprovalKey = (TransactionId, [u8; 32]);
 /// The key under which a transaction is approved.
 pub(crate) fn approval_key(transaction: &UnsignedTransaction) -> ApprovalKey {
     (transaction.id(), transaction.prevouts_hash())
-}
-
-/// Every key-path signature hash of every Taproot input, with the input.
-pub(crate) fn signature_hashes(transaction: &UnsignedTransaction) -> impl Iterator<Item = (Message, usize)> + '_ {
-    (0..transaction.input_count())
-        .flat_map(|input| SighashFlag::ALL.map(|flag| (input, flag)))
-        .filter_map(|(input, flag)| Some((transaction.sighash(input, flag).ok()?, input)))
 }
 
 /// A freeze, lifted or not.
@@ -391,7 +384,7 @@ impl KeyGroup {
     pub(crate) fn approve(&mut self, approval: Approval) {
         self.usage.record(&approval.charge);
         while let Some((unix, key)) = self.approved_at.get_min().copied() {
-            if approval.charge.at_unix_s.saturating_sub(unix) <= limits::APPROVAL_AGE_S_MAX {
+            if !self.forgets_at(approval.charge.at_unix_s) {
                 break;
             }
             self.forget_approval(unix, key);
@@ -401,17 +394,23 @@ impl KeyGroup {
         if self.approvals.contains_key(&key) {
             return;
         }
-        for (message, input) in signature_hashes(&approval.transaction) {
+        for (message, input) in approval.transaction.signature_hashes() {
             self.sighashes.insert(message, (key, input));
         }
         self.approved_at.insert((approval.charge.at_unix_s, key));
         self.approvals.insert(key, approval);
     }
 
+    /// Whether an approval at this time makes room by forgetting an old one.
+    pub(crate) fn forgets_at(&self, unix: u64) -> bool {
+        let oldest = self.approved_at.get_min();
+        oldest.is_some_and(|(oldest, _)| unix.saturating_sub(*oldest) > limits::APPROVAL_AGE_S_MAX)
+    }
+
     fn forget_approval(&mut self, unix: u64, key: ApprovalKey) {
         self.approved_at.remove(&(unix, key));
         if let Some(old) = self.approvals.remove(&key) {
-            for (message, _) in signature_hashes(&old.transaction) {
+            for (message, _) in old.transaction.signature_hashes() {
                 self.sighashes.remove(&message);
             }
         }

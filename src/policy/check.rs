@@ -2,7 +2,7 @@
 
 use super::{Charge, Destinations, SigningPolicy, Usage};
 use crate::bitcoin::{ScriptClass, TransactionFacts, TransactionId};
-use crate::limits::POLICY_CHARGES_MAX;
+use crate::limits::{POLICY_CHARGES_MAX, POLICY_WINDOW_S_MAX};
 use crate::reasons::Reason;
 
 /// Why a policy refuses. Every refusal names the value and the limit.
@@ -167,7 +167,9 @@ impl SigningPolicy {
                 return Err(PolicyRefusal::RateValue { value_sat: sum_sat, limit_sat: rate.value_sat_max, window_s });
             }
         }
-        if charged_sat.is_none() && usage.len() >= POLICY_CHARGES_MAX {
+        // Charges that no window can hold any more are forgotten by the next approval: they must not prevent it for ever.
+        let full = || usage.in_window(now, POLICY_WINDOW_S_MAX, &facts.id).0 >= POLICY_CHARGES_MAX as u64;
+        if charged_sat.is_none() && usage.len() >= POLICY_CHARGES_MAX && full() {
             return Err(PolicyRefusal::ChargesFull);
         }
         Ok(Charge { id: facts.id, value_sat, at_unix_s: now })

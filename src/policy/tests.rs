@@ -158,6 +158,8 @@ fn charges_are_bounded_and_none_that_counts_is_forgotten() {
     assert_eq!(PolicyRefusal::MessageNotApproved.reason().name(), "message_not_approved");
     assert_eq!(PolicyRefusal::NothingOwn { id: id(1) }.reason().name(), "policy_denied");
     assert!(policy.check(&facts(7, 1, 1), &usage, 0).is_ok());
+    let later = POLICY_CHARGES_MAX as u64 + POLICY_WINDOW_S_MAX;
+    assert!(policy.check(&new, &usage, later).is_ok(), "a full list must not stay full for ever");
     usage.forget_before(POLICY_CHARGES_MAX as u64, 10);
     assert_eq!(usage.len(), 9);
     assert!(policy.check(&new, &usage, 0).is_ok());

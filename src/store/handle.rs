@@ -46,6 +46,7 @@ fn run(persister: &mut Persister, stopping: &AtomicBool) {
         }
     }
     persister.finish();
+    persister.close();
 }
 
 impl PersisterHandle {

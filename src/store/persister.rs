@@ -56,6 +56,7 @@ pub struct Persister {
     durable: Position,
     storage: Storage,
     fenced: bool,
+    closed: bool,
     counters: Counters,
     source: Option<Arc<dyn SnapshotSource>>,
     job: Option<Job>,
@@ -82,6 +83,7 @@ impl Persister {
             durable,
             storage: Storage::Writable,
             fenced: false,
+            closed: false,
             counters: Counters::default(),
             source: None,
             job: None,
@@ -122,6 +124,12 @@ impl Persister {
         if !self.stopped() && self.keeper.strength() != Strength::Off && self.keeper.owed(last) > 0 {
             self.anchor_head();
         }
+        self.publish();
+    }
+
+    /// Says that the store is about to be closed: nothing is released from here on.
+    pub(in crate::store) fn close(&mut self) {
+        self.closed = true;
         self.publish();
     }
 
@@ -346,6 +354,7 @@ impl Persister {
         let opened = self.keeper.strength() != Strength::Strict || self.durable >= self.epoch_position;
         let releases = match (self.fenced, opened) {
             (true, _) => Releases::FencedByAnchor,
+            (false, _) if self.closed => Releases::Closed,
             (false, true) => Releases::Allowed,
             (false, false) => Releases::AwaitingOpeningAnchor,
         };

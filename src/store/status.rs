@@ -69,6 +69,9 @@ pub enum Releases {
     AwaitingOpeningAnchor,
     /// The anchor belongs to another instance. Ends with the process (I6).
     FencedByAnchor,
+    /// The store is closed, and another process may have it open: what this one remembers, freezes among it, is of the
+    /// past. Ends with the process.
+    Closed,
 }
 
 /// Counts since the store was opened.
