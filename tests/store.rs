@@ -741,6 +741,23 @@ fn what_must_be_anchored_at_once_is() {
 }
 
 #[test]
+fn what_must_be_anchored_at_once_is_also_behind_an_update_that_is_not_confirmed() {
+    let world = World::new(tuning(Strength::Every(1_000)));
+    let mut running = world.open();
+    write(&mut running, 1);
+    world.token.state().script = AnchorScript::Refused;
+    running.enter_record(b"policy", true);
+    settle(&mut running);
+    let freeze = running.enter_record(b"freeze", true);
+    settle(&mut running);
+    assert_eq!(running.durable(), freeze);
+    world.token.state().script = AnchorScript::Works;
+    world.clock.advance(Duration::from_secs(2));
+    settle(&mut running);
+    assert_eq!(world.token.state().anchor.unwrap().position, freeze.number());
+}
+
+#[test]
 fn a_token_without_anchors_turns_the_strength_off_and_says_so() {
     let world = World::new(tuning(Strength::Strict));
     world.token.state().anchors = false;

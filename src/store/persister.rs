@@ -53,6 +53,8 @@ pub struct Persister {
     epoch_position: Position,
     keeper: AnchorKeeper,
     anchor_failure: Option<(Outage, Millis)>,
+    /// The last position that must be anchored whatever `every = N` says.
+    anchor_wanted: u64,
     durable: Position,
     storage: Storage,
     fenced: bool,
@@ -79,6 +81,7 @@ impl Persister {
             epoch_position,
             keeper,
             anchor_failure: None,
+            anchor_wanted: 0,
             durable,
             storage: Storage::Writable,
             fenced: false,
@@ -280,7 +283,10 @@ impl Persister {
             head.bundle_frames = 1;
         }
         let opening = self.durable < self.epoch_position;
-        let anchor_now = opening || batch.iter().any(|waiting| waiting.anchor_now);
+        if opening || batch.iter().any(|waiting| waiting.anchor_now) {
+            self.anchor_wanted = head.last;
+        }
+        let anchor_now = self.keeper.owed(self.anchor_wanted) > 0;
         let intended = (self.keeper.due(head.last, anchor_now) && !self.keeper.unresolved())
             .then(|| self.core.anchor_value(&head))
             .or(self.keeper.intended);
