@@ -20,7 +20,7 @@ use super::frame::{self, Header};
 use super::frames::{Append, HeadMark};
 use super::line::{Line, Waiting};
 use super::rows::{Head, RowKind, wraps_row};
-use super::seal::{BundleKey, OBJECT_BUNDLE, OBJECT_FRAME, fresh_key};
+use super::seal::{BundleKey, OBJECT_BUNDLE, OBJECT_FRAME, fresh_key, opens_again};
 use super::snapshot::SnapshotSource;
 use super::status::{Counters, Releases, Status, Storage};
 
@@ -242,6 +242,10 @@ impl Persister {
         let object = SealedObject { store: self.core.store, kind, id };
         let wraps = self.core.provider.wrap(&object, key).map_err(|_| ())?;
         self.counters.seals += 1;
+        if kind != OBJECT_FRAME && !opens_again(&mut *self.core.provider, &object, &wraps, key).map_err(|_| ())? {
+            tracing::error!(id, "a wrap of a new key does not open again: it is not used");
+            return Err(());
+        }
         wraps_row(row_kind, id, &wraps).map_err(|error| {
             tracing::error!(%error, "the key provider gave wraps that cannot be stored");
         })
