@@ -276,6 +276,10 @@ impl Warden {
 
     /// Says whether the node is to stop.
     fn sleep_until_due(&self, opening: &mut Opening) -> bool {
+        if opening.health().admits_work() {
+            // Healthy, and of no help: the key is on another token. Nothing tells when that one is back.
+            return self.wait(Duration::from_millis(LOOK_MS_MAX));
+        }
         let mut left = opening.tick();
         while left > Duration::ZERO && !opening.health().admits_work() {
             let nap = left.min(Duration::from_millis(LOOK_MS_MAX));

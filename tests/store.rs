@@ -741,6 +741,46 @@ fn what_must_be_anchored_at_once_is() {
 }
 
 #[test]
+fn what_must_be_anchored_at_once_is_also_behind_an_update_that_is_not_confirmed() {
+    let world = World::new(tuning(Strength::Every(1_000)));
+    let mut running = world.open();
+    write(&mut running, 1);
+    world.token.state().script = AnchorScript::Refused;
+    running.enter_record(b"policy", true);
+    settle(&mut running);
+    let freeze = running.enter_record(b"freeze", true);
+    settle(&mut running);
+    assert_eq!(running.durable(), freeze);
+    world.token.state().script = AnchorScript::Works;
+    world.clock.advance(Duration::from_secs(2));
+    settle(&mut running);
+    assert_eq!(world.token.state().anchor.unwrap().position, freeze.number());
+}
+
+#[test]
+fn a_wrong_answer_of_the_token_is_not_what_a_bundle_or_a_snapshot_hangs_on() {
+    let mut tuning = tuning(Strength::Off);
+    tuning.bundle_frames_max = 2;
+    tuning.snapshot_floor_bytes = 400;
+    let world = World::new(tuning);
+    let mut running = world.open();
+    for number in 0..20 {
+        // Each call of a batch once: the frame's wrap, the bundle's, the snapshot's.
+        world.token.state().garbled_wrap = Some(number % 3);
+        write(&mut running, 1);
+        settle(&mut running);
+        let copy = world.with_disk(world.disk.bytes()).open();
+        assert_eq!(copy.records.lock().unwrap().0, running.acknowledged(), "after {number}");
+    }
+    assert!(running.line.status().counters.snapshots > 0);
+    assert_eq!(running.acknowledged().len(), 20);
+    let disk = Disk::new(Vec::new());
+    world.token.state().garbled_wrap = Some(0);
+    let made = create_over(disk, &mut *world.token.provider(), &mut world.environment());
+    assert!(matches!(made, Err(CreateError::Provider { .. })), "{made:?}");
+}
+
+#[test]
 fn a_token_without_anchors_turns_the_strength_off_and_says_so() {
     let world = World::new(tuning(Strength::Strict));
     world.token.state().anchors = false;

@@ -4,11 +4,17 @@
 mod store_kit;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use frostkeep::node::{Node, NodeConfig, Phase, init};
 use frostkeep::store::{Next, NotOpened, OpenError, Opening, Position, Strength, create_over};
 use frostkeep_hsm::clock::SystemClock;
+use frostkeep_hsm::health::Health;
 use frostkeep_hsm::outage::Backoff;
-use frostkeep_hsm::provider::KeyProvider;
+use frostkeep_hsm::provider::{
+    AnchorRead, AnchorValue, DataKey, KeyDescriptor, KeyProvider, SealedObject, Unavailable, UnwrapError, Wrap,
+};
 use frostkeep_hsm::scripted::ScriptedHandle;
 use frostkeep_hsm::sealer::{Provider, Timing};
 use frostkeep_hsm::token::FaultClass;
@@ -51,4 +57,55 @@ fn a_store_made_and_opened_with_a_token_waits_for_it_and_refuses_another_key() {
     token.swap_key(Some([4; 32]));
     let Err(NotOpened { error, .. }) = open() else { panic!("it opened with another key") };
     assert!(matches!(error, OpenError::WrongKey { .. }), "{error}");
+}
+
+/// A healthy provider whose tokens hold none of the keys that the state hangs on.
+struct Elsewhere(Box<dyn KeyProvider>, Arc<AtomicU64>);
+
+impl KeyProvider for Elsewhere {
+    fn require(&mut self, keys: &[KeyDescriptor]) {
+        self.0.require(keys);
+    }
+    fn keys(&self) -> Vec<KeyDescriptor> {
+        self.0.keys()
+    }
+    fn health(&self) -> Health {
+        self.0.health()
+    }
+    fn tick(&mut self) -> Duration {
+        self.0.tick()
+    }
+    fn wrap(&mut self, object: &SealedObject, key: &DataKey) -> Result<Vec<Wrap>, Unavailable> {
+        self.0.wrap(object, key)
+    }
+    fn unwrap(&mut self, _: &SealedObject, wraps: &[Wrap]) -> Result<DataKey, UnwrapError> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        Err(UnwrapError::NoReachableKey { found: wraps.len(), keys: Vec::new() })
+    }
+    fn anchor_read(&mut self) -> Result<AnchorRead, Unavailable> {
+        self.0.anchor_read()
+    }
+    fn anchor_write(&mut self, value: &AnchorValue) -> Result<(), Unavailable> {
+        self.0.anchor_write(value)
+    }
+    fn fence_by_anchor(&mut self, detail: String) {
+        self.0.fence_by_anchor(detail);
+    }
+    fn connection(&self) -> u64 {
+        self.0.connection()
+    }
+}
+
+#[test]
+fn a_sealed_node_whose_key_is_on_an_absent_token_does_not_spin() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = NodeConfig::new(directory.path().join("state"));
+    let token = ScriptedHandle::new("token", [3; 32]);
+    init(&config, &mut *provider(&token)).unwrap();
+    let tries = Arc::new(AtomicU64::new(0));
+    let node = Node::start(config, Box::new(Elsewhere(provider(&token), Arc::clone(&tries)))).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(matches!(node.phase(), Phase::Sealed { .. }));
+    let tries = tries.load(Ordering::SeqCst);
+    assert!((1..=2).contains(&tries), "{tries} tries in half a second");
 }

@@ -105,6 +105,8 @@ fn hash(salt: &[u8; 32], pin: &Pin) -> Zeroizing<[u8; 32]> {
 pub struct Latch {
     path: PathBuf,
     refused: Option<Tried>,
+    // The disk failed when the token refused: the file says less than this process knows.
+    unwritten: bool,
     accepted: Option<Tried>,
 }
 
@@ -112,7 +114,7 @@ impl Latch {
     /// The latch of the token with this serial number, in `directory`.
     pub fn new(directory: &Path, serial: &str) -> Self {
         let name: String = serial.bytes().map(|byte| format!("{byte:02x}")).collect();
-        Self { path: directory.join(format!("token-{name}.latch")), refused: None, accepted: None }
+        Self { path: directory.join(format!("token-{name}.latch")), refused: None, unwritten: false, accepted: None }
     }
 
     /// The file.
@@ -146,6 +148,11 @@ impl Latch {
     /// [`LatchError`]: it may not.
     pub fn begin(&mut self, pin: &Pin) -> Result<(), LatchError> {
         let mut state = self.state()?;
+        if self.unwritten {
+            state = LatchState { latched: true, begun: 0, ..state };
+            self.write(&state)?;
+            self.unwritten = false;
+        }
         if state.latched {
             match &self.refused {
                 None => return Err(LatchError::Latched),
@@ -185,8 +192,11 @@ impl Latch {
     pub fn refused(&mut self, pin: &Pin, entropy: &mut dyn Entropy) -> Result<(), LatchError> {
         self.accepted = None;
         self.refused = Some(Tried::new(pin, entropy));
+        self.unwritten = true;
         let succeeded = self.state().map(|state| state.succeeded).unwrap_or(false);
-        self.write(&LatchState { latched: true, succeeded, begun: 0 })
+        self.write(&LatchState { latched: true, succeeded, begun: 0 })?;
+        self.unwritten = false;
+        Ok(())
     }
 
     /// The token answered the login with something that says nothing of the PIN.
@@ -208,6 +218,7 @@ impl Latch {
     /// [`LatchError::File`].
     pub fn unlatch(&mut self) -> Result<(), LatchError> {
         self.refused = None;
+        self.unwritten = false;
         self.accepted = None;
         self.write(&LatchState::default())
     }
@@ -293,6 +304,22 @@ mod tests {
         latch.succeeded(&right, &mut crate::entropy::os()).unwrap();
         assert_eq!(latch.state().unwrap(), LatchState { latched: false, succeeded: true, begun: 0 });
         restarted.begin(&right).unwrap();
+    }
+
+    #[test]
+    fn a_refusal_that_could_not_be_written_still_latches_in_its_process() {
+        let directory = tempfile::tempdir().unwrap();
+        let (wrong, right) = (pin(directory.path(), "wrong"), pin(directory.path(), "right"));
+        let mut latch = Latch::new(directory.path(), "0123");
+        latch.begin(&wrong).unwrap();
+        // The disk fails for a moment: something stands where the new file would be written.
+        let blocked = latch.path().with_extension("latch.new");
+        std::fs::create_dir(&blocked).unwrap();
+        assert!(latch.refused(&wrong, &mut crate::entropy::os()).is_err());
+        std::fs::remove_dir(&blocked).unwrap();
+        assert!(matches!(latch.begin(&wrong), Err(LatchError::Refused)));
+        assert!(latch.state().unwrap().latched, "written as soon as the disk lets it");
+        latch.begin(&right).unwrap();
     }
 
     #[test]

@@ -3,8 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use zeroize::Zeroizing;
-
 use crate::clock::{Clock, Millis};
 use crate::config::{ConfigError, TokenConfig};
 use crate::entropy::Entropy;
@@ -15,7 +13,10 @@ use crate::provider::{
     AnchorRead, AnchorValue, DataKey, KeyDescriptor, KeyName, KeyProvider, SealedObject, Unavailable, UnwrapError, Wrap,
 };
 use crate::scheme;
-use crate::token::{Derived, FaultClass, Opened, Token, TokenError};
+use crate::token::{FaultClass, Opened, Token, TokenError};
+
+/// Connections on which one wrap is tried, before a token that fails its known answer on each counts as out.
+const UNWRAP_TRIES: u32 = 2;
 
 /// When the provider acts by itself.
 #[derive(Debug, Clone, Copy)]
@@ -253,6 +254,12 @@ impl<T: Token> Provider<T> {
     }
 }
 
+/// The number of the open key with this name. One that a reconnection did not find again is as ambiguous as its handle.
+fn open_number(opened: &Opened, name: KeyName) -> Result<usize, TokenError> {
+    let number = opened.keys.iter().position(|key| scheme::key_name(key) == name);
+    number.ok_or_else(|| TokenError::new(FaultClass::AmbiguousKey, "unwrap", "key_not_open", ""))
+}
+
 /// Asks for the check value again. Another answer is a session that has lost its meaning, until a full re-initialisation says
 /// that the key is another one.
 fn check_value<T: Token>(token: &mut T, opened: &Opened, key: usize) -> Result<(), TokenError> {
@@ -333,31 +340,31 @@ impl<T: Token> KeyProvider for Provider<T> {
         self.ensure_open()?;
         let mut damaged = false;
         for wrap in wraps.iter().filter(|wrap| wrap.scheme == scheme::HMAC) {
-            let Some(number) = self.number_of(wrap.key) else {
-                continue;
-            };
             let Some(salt) = scheme::salt(&wrap.blob) else {
-                damaged = true;
+                damaged |= self.number_of(wrap.key).is_some();
                 continue;
             };
-            let input = Zeroizing::new(scheme::kek_input(object, wrap.key, &salt));
-            let derive = |provider: &mut Self| -> Result<Derived, Unavailable> {
-                provider.keyed(|token, opened| {
-                    // The order of the keys may be another one after a reconnection.
-                    let number = opened.keys.iter().position(|key| scheme::key_name(key) == wrap.key).unwrap_or(number);
-                    token.derive(number, &input)
-                })
-            };
-            let kek = derive(self)?;
-            if let Some(key) = scheme::unwrap(object, wrap.key, &kek, &wrap.blob) {
-                return Ok(key);
+            let input = scheme::kek_input(object, wrap.key, &salt);
+            let mut tries = UNWRAP_TRIES;
+            // Not on this token, or gone since a reconnection: another wrap may open.
+            while self.number_of(wrap.key).is_some() {
+                if tries == 0 {
+                    self.failed(&TokenError::new(FaultClass::Integrity, "unwrap", "answers_differ", ""));
+                    return Err(self.unavailable().into());
+                }
+                tries -= 1;
+                let kek = self.keyed(|token, opened| token.derive(open_number(opened, wrap.key)?, &input))?;
+                let connection = self.connection;
+                if let Some(key) = scheme::unwrap(object, wrap.key, &kek, &wrap.blob) {
+                    return Ok(key);
+                }
+                // The row, or the answer? The known answer tells, if the same connection gave both.
+                self.keyed(|token, opened| check_value(token, opened, open_number(opened, wrap.key)?))?;
+                if self.connection == connection {
+                    damaged = true;
+                    break;
+                }
             }
-            // The row, or the answer? The known answer tells.
-            self.keyed(|token, opened| {
-                let number = opened.keys.iter().position(|key| scheme::key_name(key) == wrap.key).unwrap_or(number);
-                check_value(token, opened, number)
-            })?;
-            damaged = true;
         }
         if damaged {
             return Err(UnwrapError::Corrupt);

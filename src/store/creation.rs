@@ -13,7 +13,7 @@ use super::frame::genesis;
 use super::frames::{Genesis, RedbFrames};
 use super::recovery::{CONTAINER, LOCK, file_backend};
 use super::rows::{Head, KeyRow, KeyState, RowKind, head_row, key_row, keys_digest, meta_row, wraps_row};
-use super::seal::{OBJECT_BUNDLE, fresh_key};
+use super::seal::{OBJECT_BUNDLE, fresh_key, opens_again};
 use crate::ids::to_hex;
 use crate::limits::STORE_KEYS_MAX;
 use crate::reasons::Reason;
@@ -132,6 +132,9 @@ pub fn create_over(
     let bundle = fresh_key(&mut *environment.entropy);
     let object = SealedObject { store, kind: OBJECT_BUNDLE, id: 1 };
     let wraps = provider.wrap(&object, &bundle).map_err(|error| CreateError::Outage(error.0))?;
+    if !opens_again(provider, &object, &wraps, &bundle).map_err(|error| CreateError::Outage(error.0))? {
+        return Err(CreateError::Provider { what: "its wrap of a new key does not open again".into() });
+    }
     let wraps = wraps_row(RowKind::BundleWraps, 1, &wraps)
         .map_err(|error| CreateError::Provider { what: error.to_string() })?;
     let head = Head {

@@ -20,7 +20,7 @@ use super::frame::{self, Header};
 use super::frames::{Append, HeadMark};
 use super::line::{Line, Waiting};
 use super::rows::{Head, RowKind, wraps_row};
-use super::seal::{BundleKey, OBJECT_BUNDLE, OBJECT_FRAME, fresh_key};
+use super::seal::{BundleKey, OBJECT_BUNDLE, OBJECT_FRAME, fresh_key, opens_again};
 use super::snapshot::SnapshotSource;
 use super::status::{Counters, Releases, Status, Storage};
 
@@ -53,6 +53,8 @@ pub struct Persister {
     epoch_position: Position,
     keeper: AnchorKeeper,
     anchor_failure: Option<(Outage, Millis)>,
+    /// The last position that must be anchored whatever `every = N` says.
+    anchor_wanted: u64,
     durable: Position,
     storage: Storage,
     fenced: bool,
@@ -80,6 +82,7 @@ impl Persister {
             epoch_position,
             keeper,
             anchor_failure: None,
+            anchor_wanted: 0,
             durable,
             storage: Storage::Writable,
             fenced: false,
@@ -247,6 +250,10 @@ impl Persister {
         let object = SealedObject { store: self.core.store, kind, id };
         let wraps = self.core.provider.wrap(&object, key).map_err(|_| ())?;
         self.counters.seals += 1;
+        if kind != OBJECT_FRAME && !opens_again(&mut *self.core.provider, &object, &wraps, key).map_err(|_| ())? {
+            tracing::error!(id, "a wrap of a new key does not open again: it is not used");
+            return Err(());
+        }
         wraps_row(row_kind, id, &wraps).map_err(|error| {
             tracing::error!(%error, "the key provider gave wraps that cannot be stored");
         })
@@ -288,7 +295,10 @@ impl Persister {
             head.bundle_frames = 1;
         }
         let opening = self.durable < self.epoch_position;
-        let anchor_now = opening || batch.iter().any(|waiting| waiting.anchor_now);
+        if opening || batch.iter().any(|waiting| waiting.anchor_now) {
+            self.anchor_wanted = head.last;
+        }
+        let anchor_now = self.keeper.owed(self.anchor_wanted) > 0;
         let intended = (self.keeper.due(head.last, anchor_now) && !self.keeper.unresolved())
             .then(|| self.core.anchor_value(&head))
             .or(self.keeper.intended);

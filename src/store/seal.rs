@@ -3,7 +3,7 @@
 use chacha20poly1305::aead::{AeadInPlace, KeyInit};
 use chacha20poly1305::{Tag, XChaCha20Poly1305, XNonce};
 use frostkeep_hsm::entropy::Entropy;
-use frostkeep_hsm::provider::{DataKey, SealedObject};
+use frostkeep_hsm::provider::{DataKey, KeyProvider, SealedObject, Unavailable, UnwrapError, Wrap};
 use zeroize::Zeroizing;
 
 use crate::hash::Framed;
@@ -31,6 +31,24 @@ pub(in crate::store) fn fresh_key(entropy: &mut dyn Entropy) -> DataKey {
     let mut bytes = Zeroizing::new([0u8; 32]);
     entropy.fill_bytes(bytes.as_mut());
     DataKey::new(&bytes)
+}
+
+/// Whether `wraps` give `key` back. Asked before a key is used that a whole state hangs on (a bundle's, a snapshot's): one wrong
+/// answer of a token must not take it along. A frame needs no such call: its bundle opens it too.
+///
+/// # Errors
+/// [`Unavailable`]: the token does not say.
+pub(in crate::store) fn opens_again(
+    provider: &mut dyn KeyProvider,
+    object: &SealedObject,
+    wraps: &[Wrap],
+    key: &DataKey,
+) -> Result<bool, Unavailable> {
+    match provider.unwrap(object, wraps) {
+        Ok(found) => Ok(found.expose() == key.expose()),
+        Err(UnwrapError::Unavailable(unavailable)) => Err(unavailable),
+        Err(UnwrapError::Corrupt | UnwrapError::NoReachableKey { .. }) => Ok(false),
+    }
 }
 
 /// A fresh nonce. 24 random bytes never repeat under one key.

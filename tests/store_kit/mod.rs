@@ -41,6 +41,8 @@ pub struct TokenState {
     pub anchors: bool,
     pub anchor: Option<AnchorValue>,
     pub script: AnchorScript,
+    /// After this many wraps one is made under another key.
+    pub garbled_wrap: Option<u64>,
     pub connection: u64,
     pub wraps: u64,
     pub unwraps: u64,
@@ -64,6 +66,7 @@ impl Token {
             anchors: true,
             anchor: None,
             script: AnchorScript::Works,
+            garbled_wrap: None,
             connection: 1,
             wraps: 0,
             unwraps: 0,
@@ -152,7 +155,10 @@ impl KeyProvider for Provider {
             return Err(self.token.unavailable());
         }
         let salt = sha(&[b"salt", &state.wraps.to_be_bytes()]);
-        let blob = wrap_blob(&state.key, object, salt, key.expose());
+        let garbled = state.garbled_wrap == Some(0);
+        state.garbled_wrap = state.garbled_wrap.and_then(|left| left.checked_sub(1));
+        let under = if garbled { [0; 32] } else { state.key };
+        let blob = wrap_blob(&under, object, salt, key.expose());
         Ok(vec![Wrap { key: key_name(&state.key), scheme: 1, blob }])
     }
 

@@ -240,6 +240,74 @@ fn a_wrap_is_called_damaged_only_after_the_token_gave_its_known_answer() {
     assert!(matches!(bench.provider.unwrap(&object(), &wraps), Err(UnwrapError::Unavailable(_))));
 }
 
+/// Two keys on one token. A session may come to mean other keys than those that it opened; a reopening finds the right ones.
+struct TwoKeys {
+    keys: [ScriptedToken; 2],
+    open: Vec<usize>,
+    aliased: bool,
+    second_gone: bool,
+}
+
+impl Token for TwoKeys {
+    fn name(&self) -> &'static str {
+        "two keys"
+    }
+
+    fn open(&mut self, _: &[KeyDescriptor]) -> Result<Opened, TokenError> {
+        self.open = if self.second_gone { vec![0] } else { vec![1, 0] };
+        self.aliased = false;
+        let [first, second] = &mut self.keys;
+        let (mut opened, other) = (second.open(&[])?, first.open(&[])?);
+        opened.keys.extend(other.keys);
+        opened.keys.drain(..2 - self.open.len());
+        Ok(opened)
+    }
+
+    fn derive(&mut self, key: usize, input: &[u8]) -> Result<crate::token::Derived, TokenError> {
+        let key = self.open[key] ^ usize::from(self.aliased);
+        self.keys[key].derive(0, input)
+    }
+
+    fn anchor_read(&mut self) -> Result<AnchorRead, TokenError> {
+        Ok(AnchorRead::Unsupported)
+    }
+
+    fn anchor_write(&mut self, _: &AnchorValue) -> Result<(), TokenError> {
+        Err(TokenError::new(FaultClass::Usage, "anchor_write", "", ""))
+    }
+
+    fn agents_started(&self) -> u64 {
+        0
+    }
+}
+
+fn two_keys() -> (Provider<TwoKeys>, Vec<Wrap>, ScriptedHandle) {
+    let (one, two) = (ScriptedHandle::new("one", [1; 32]), ScriptedHandle::new("two", [2; 32]));
+    let token = TwoKeys { keys: [one.token(), two.token()], open: Vec::new(), aliased: false, second_gone: false };
+    let timing = Timing { health_interval_ms: HEALTH_MS, backoff: BACKOFF };
+    let clock = Arc::new(ManualClock::default());
+    let mut provider = Provider::new(token, timing, clock, Box::new(crate::entropy::os()));
+    let wraps = provider.wrap(&object(), &key()).unwrap();
+    (provider, wraps, two)
+}
+
+#[test]
+fn a_session_that_means_other_keys_does_not_make_a_good_wrap_damaged() {
+    let (mut provider, wraps, _) = two_keys();
+    provider.token.aliased = true;
+    assert_eq!(provider.unwrap(&object(), &wraps).unwrap().expose(), &[5; 32]);
+    assert_eq!(provider.connection(), 2);
+}
+
+#[test]
+fn a_key_that_is_gone_after_a_reconnection_is_not_mistaken_for_its_neighbour() {
+    let (mut provider, wraps, second) = two_keys();
+    second.drop_sessions();
+    provider.token.second_gone = true;
+    let refused = provider.unwrap(&object(), &wraps);
+    assert!(matches!(refused, Err(UnwrapError::Unavailable(_) | UnwrapError::NoReachableKey { .. })), "{refused:?}");
+}
+
 #[test]
 fn the_anchor_fence_ends_with_the_process_only() {
     let mut bench = ready();

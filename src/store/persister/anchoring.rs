@@ -115,7 +115,8 @@ impl Persister {
     }
 
     pub(super) fn idle(&mut self) -> Worked {
-        if self.keeper.due(self.core.head.last, false) && !self.keeper.unresolved() {
+        let wanted = self.keeper.owed(self.anchor_wanted) > 0;
+        if self.keeper.due(self.core.head.last, wanted) && !self.keeper.unresolved() {
             return self.anchor_head();
         }
         Worked::Done
