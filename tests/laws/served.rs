@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use frostkeep::engine::Refusal;
 use frostkeep::store::Position;
 
-use crate::kit::{Bench, Kind, Plan, coordinator, durable_part, member};
+use crate::kit::{Bench, Kind, Plan, coordinator, durable_part, member, session};
 use crate::stage::Stage;
 
 /// Every file below a directory with its bytes.
@@ -92,6 +92,10 @@ async fn i2_durable_rounds_are_served_while_a_token_call_hangs_without_a_token_c
             })
         })
         .collect();
+    // Meanwhile others ask for what needs no durability.
+    for number in 0..100 {
+        stage.cluster.commit(&engine, &session(&format!("i2-commit-{number}")), member(1)).unwrap();
+    }
     for task in tasks {
         tokio::time::timeout(Duration::from_secs(30), task)
             .await
