@@ -9,6 +9,9 @@ use frostkeep::ids::Member;
 use crate::kit::{Kind, Plan, coordinator, durable_part, member, session, subject};
 use crate::stage::Stage;
 
+/// What makes a request bad.
+type Change = Box<dyn Fn(&mut SignRequest)>;
+
 /// `package` with one member more, who takes `other`'s place.
 fn with_other(package: &SigningPackage, other: Member, commitments: Commitments) -> SigningPackage {
     let mine = package.commitments_of(member(1)).unwrap().clone();
@@ -100,7 +103,7 @@ async fn i6_a_refusal_never_replaces_a_pair_and_a_bad_package_never_burns_one() 
     let mine = request.package.commitments_of(member(1)).unwrap().clone();
     let theirs = request.package.commitments_of(member(2)).unwrap().clone();
     let elsewhere = stage.opening_request("i6-elsewhere", 2);
-    let refusals: [(&str, Box<dyn Fn(&mut SignRequest)>); 5] = [
+    let refusals: [(&str, Change); 5] = [
         ("another session's commitments", {
             let foreign = elsewhere.package.commitments_of(member(1)).unwrap().clone();
             let parts = BTreeMap::from([(member(1), foreign), (member(2), theirs.clone())]);
