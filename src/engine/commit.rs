@@ -2,7 +2,7 @@
 
 use super::Engine;
 use super::caller::{Caller, Role};
-use super::core::ended;
+use super::core::{Core, ended};
 use super::nonces::NoncePair;
 use super::refusal::Refusal;
 use super::request::CommitRequest;
@@ -36,9 +36,7 @@ impl Engine {
             core.settle(env.line)?;
             let group = core.durable_group(key_group)?;
             env.check_release(key_group)?;
-            if let Some(tombstone) = group.tombstone(session) {
-                return Err(ended(session, tombstone, None));
-            }
+            core.refuse_ended(key_group, session)?;
             let share = group.seats.get(&member).cloned();
             let share = share.ok_or(Refusal::MemberNotLocal { key_group: *key_group, member })?;
             if let Some(current) = core.nonces.current(&key) {
@@ -52,11 +50,24 @@ impl Engine {
         let pair = NoncePair { nonces, commitments };
         let now = self.inner.clock.now();
         let mut core = self.core();
+        core.settle(&self.inner.line)?;
         // The session may have been aborted meanwhile: its nonces are wiped, and no new ones are kept.
-        if let Some(tombstone) = core.admitted_group(key_group)?.tombstone(session) {
-            return Err(ended(session, tombstone, None));
-        }
+        core.refuse_ended(key_group, session)?;
         core.nonce_room(key_group)?;
         Ok(core.nonces.insert(key, pair, now))
+    }
+}
+
+impl Core {
+    /// Refuses for a session that has ended. An end that is not durable makes no nonces and shows nothing: no signature of
+    /// a pending finalisation leaves.
+    fn refuse_ended(&self, key_group: &KeyGroupId, session: &SessionId) -> Result<(), Refusal> {
+        if let Some(tombstone) = self.durable_group(key_group)?.tombstone(session) {
+            return Err(ended(session, tombstone, None));
+        }
+        match self.admitted_group(key_group)?.tombstone(session) {
+            Some(_) => Err(Refusal::Busy("the end of this session")),
+            None => Ok(()),
+        }
     }
 }

@@ -35,8 +35,10 @@ use frostkeep::ids::{AttemptPolicy, CeremonyId, KeyGroupId, Member, Message, Ses
 use frostkeep::keygen::{Certificate, ConfirmedKeyGroup, Parameters};
 use frostkeep::node::{Node, NodeConfig, init};
 use frostkeep::policy::SigningPolicy;
-use frostkeep::roast::{AttemptBinding, AttemptContext};
-use frostkeep::store::{DenyFiles, Environment, Line, Next, Opened, Opening, Persister, Tuning, VolumeSpace};
+use frostkeep::roast::{AttemptBinding, AttemptContext, Evidence, TimeoutVote, Transition};
+use frostkeep::store::{
+    DenyFiles, Environment, FreeSpace, Line, Next, Opened, Opening, Persister, Tuning, VolumeSpace,
+};
 use frostkeep_fixtures::{P11KitServer, SoftToken, make_token};
 use rand_core::RngCore;
 
@@ -228,13 +230,21 @@ pub struct Bench {
 
 impl Bench {
     pub fn open(node: &TestNode, config: EngineConfig) -> Self {
-        let environment = Environment {
-            clock: Arc::clone(&node.config.clock),
-            entropy: (node.config.entropy)(),
-            space: Box::new(VolumeSpace::of(&node.config.state)),
-        };
+        let space = Box::new(VolumeSpace::of(&node.config.state));
+        let environment = Self::environment(node, space);
         let opening =
             Opening::begin(&node.config.state, node.token.provider(), environment, node.config.tuning).unwrap();
+        let mut bench = Self::unsettled(node, config, opening);
+        bench.settle();
+        bench
+    }
+
+    pub fn environment(node: &TestNode, space: Box<dyn FreeSpace>) -> Environment {
+        Environment { clock: Arc::clone(&node.config.clock), entropy: (node.config.entropy)(), space }
+    }
+
+    /// Recovers, and leaves even the epoch record to the test.
+    pub fn unsettled(node: &TestNode, config: EngineConfig, opening: Opening) -> Self {
         let Opened { line, mut persister, sink } = match opening.recover(Replay::default()) {
             Ok(opened) => opened,
             Err(not) => panic!("{}", not.error),
@@ -252,9 +262,7 @@ impl Bench {
             },
         );
         persister.set_snapshot_source(Arc::new(engine.clone()));
-        let mut bench = Self { engine, persister, line, gates };
-        bench.settle();
-        bench
+        Self { engine, persister, line, gates }
     }
 
     /// Steps until there is nothing to do at once.
@@ -333,10 +341,16 @@ impl Plan {
 impl Cluster {
     /// Starts the nodes and generates a key: no dealer.
     pub async fn new(plan: Plan) -> Self {
+        Self::configured(plan, &EngineConfig::default()).await
+    }
+
+    /// The same with engines of this configuration.
+    pub async fn configured(plan: Plan, engine: &EngineConfig) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut nodes: Vec<TestNode> =
             (0..plan.seats.len()).map(|index| TestNode::new(directory.path(), plan.kind, index)).collect();
         for node in &mut nodes {
+            node.config.engine = engine.clone();
             node.start_open().await;
         }
         let identities: Vec<IdentityKey> = nodes.iter().map(|node| node.engine().node_identity().unwrap()).collect();
@@ -498,6 +512,18 @@ pub async fn deliver(engines: &[Engine], ceremony: &CeremonyId, messages: &[fros
 /// The bytes that a durable round is made of, for comparisons.
 pub fn durable_part(reply: &RoundReply) -> Vec<u8> {
     reply.durable_part()
+}
+
+/// One step of evidence: the coordinator of `from` was silent, and those who are not in `to` are excluded.
+pub fn timeout_step(from: &AttemptContext, to: &AttemptContext, votes: Vec<TimeoutVote>) -> Transition {
+    Transition {
+        active_number: from.number(),
+        active_id: from.id(),
+        active_coordinator: from.coordinator().number(),
+        excluded: from.included().iter().filter(|one| !to.includes(**one)).map(|one| one.number()).collect(),
+        evidence: Evidence::CoordinatorTimeout { votes },
+        next: to.parts(),
+    }
 }
 
 /// What a state holds of a round, for tests that read it back.
