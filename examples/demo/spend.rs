@@ -1,7 +1,5 @@
 //! Transactions that spend the group's outputs, and Bitcoin Core's script engine as their judge.
 
-use std::fmt;
-
 use bitcoin::absolute::LockTime;
 use bitcoin::hashes::Hash;
 use bitcoin::transaction::Version;
@@ -17,15 +15,6 @@ const FEE_SAT: u64 = 2_000;
 pub(crate) enum Verdict {
     Accepted,
     Rejected,
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Accepted => "accepted",
-            Self::Rejected => "rejected",
-        })
-    }
 }
 
 /// A transaction with one output to `script` for each value. It is made here, and on no chain: a signature needs only its id,

@@ -32,11 +32,13 @@ impl Tell {
 
     /// A new act.
     pub(crate) fn act(&self, title: &'static str) -> Result<(), Failed> {
-        self.act.set(title);
+        let first = self.act.replace(title).is_empty();
         if self.out.is_json() {
             return self.json(&Line::Act { title });
         }
-        self.line("")?;
+        if !first {
+            self.line("")?;
+        }
         self.line(&self.out.paint(Colour::Cyan, title))
     }
 
