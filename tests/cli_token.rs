@@ -1,6 +1,7 @@
 //! Goal: an operator makes, finds and unlatches a sealing key with the command alone, and is told what to do when it fails.
 //! Method: the real binary on a real SoftHSM token, a token for each test.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
+#![allow(clippy::disallowed_methods, reason = "tests remove plain files")]
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

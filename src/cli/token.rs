@@ -35,7 +35,7 @@ const INIT_HELP: &str = "Examples:
 
 const UNLATCH_HELP: &str = "Examples:
   frostkeep token unlatch --latch-directory /var/lib/frostkeep/latch --serial 38c16b2ea2df9b6c
-  The serial number is in the refusal's latch file name and in `frostkeep token show`.";
+  `frostkeep token show` prints the serial number.";
 
 /// The verbs of `frostkeep token`.
 #[derive(Debug, Subcommand)]
