@@ -11,7 +11,7 @@ use crate::nodes::CALL_MS;
 
 const CLIENTS: usize = 4;
 /// Long enough for a deadline to pass and an agent to be killed and started again.
-const MEASURED: Duration = Duration::from_millis(1_500);
+const MEASURED: Duration = Duration::from_millis(2_000);
 /// Between two requests of one client.
 const PAUSE: Duration = Duration::from_millis(1);
 /// How much slower the p99 with a hanging token may be: room for the noise of a busy machine.

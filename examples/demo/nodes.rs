@@ -19,7 +19,7 @@ use rand_core::RngCore;
 use crate::Failed;
 
 /// A token call that takes longer than this is an outage, milliseconds.
-pub(crate) const CALL_MS: u64 = 500;
+pub(crate) const CALL_MS: u64 = 1_000;
 /// The longest that anything here is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -22,7 +22,7 @@ use frostkeep::engine::{
     SessionRequest, SignRequest, Subject, SubmittedShare, Surroundings,
 };
 use frostkeep::frost::{Commitments, GroupKey, SignatureShare, SigningPackage};
-use frostkeep::hsm::clock::SystemClock;
+use frostkeep::hsm::clock::{Clock, SystemClock};
 use frostkeep::hsm::config::{AgentCommand, Deadlines, TokenConfig};
 use frostkeep::hsm::entropy;
 use frostkeep::hsm::outage::Backoff;
@@ -115,7 +115,11 @@ impl Token {
     }
 
     pub fn provider(&self) -> Box<dyn KeyProvider> {
-        let clock = Arc::new(SystemClock::new());
+        self.provider_on(Arc::new(SystemClock::new()))
+    }
+
+    /// The provider on the node's clock: times of two clocks do not compare, and refusals compare them.
+    pub fn provider_on(&self, clock: Arc<dyn Clock>) -> Box<dyn KeyProvider> {
         match self {
             Self::Scripted(handle) => {
                 handle.set_deadline(Duration::from_millis(400));
@@ -182,7 +186,8 @@ impl TestNode {
 
     /// Starts the node's threads; it may be sealed.
     pub fn start(&mut self) {
-        self.node = Some(Node::start(self.config.clone(), self.token.provider()).unwrap());
+        self.node =
+            Some(Node::start(self.config.clone(), self.token.provider_on(Arc::clone(&self.config.clock))).unwrap());
     }
 
     /// Starts and waits until the state is open and its epoch recorded.
@@ -233,8 +238,13 @@ impl Bench {
             entropy: (node.config.entropy)(),
             space: Box::new(VolumeSpace::of(&node.config.state)),
         };
-        let opening =
-            Opening::begin(&node.config.state, node.token.provider(), environment, node.config.tuning).unwrap();
+        let opening = Opening::begin(
+            &node.config.state,
+            node.token.provider_on(Arc::clone(&node.config.clock)),
+            environment,
+            node.config.tuning,
+        )
+        .unwrap();
         let Opened { line, mut persister, sink } = match opening.recover(Replay::default()) {
             Ok(opened) => opened,
             Err(not) => panic!("{}", not.error),
