@@ -102,7 +102,8 @@ pub fn init(config: &NodeConfig, provider: &mut dyn KeyProvider) -> Result<[u8; 
 }
 
 impl Node {
-    /// Starts a node. A state that cannot be opened because of the key provider makes a sealed node (I7).
+    /// Starts a node. A state that cannot be opened because of the key provider makes a sealed node (I7). The provider has to
+    /// count on `config.clock`: refusals tell the time since an outage began, and times of two clocks do not compare.
     ///
     /// # Errors
     /// Every [`OpenError`] that needs no token: missing, busy, corrupt in the open part, unsupported version, disk.

@@ -253,7 +253,11 @@ fn key_report(key: &FoundKey, info: &TokenInfo) -> KeyReport {
     }
 }
 
-fn latch_report(latch: &Latch) -> Result<LatchReport, LatchError> {
+/// What the latch says, read without the token.
+///
+/// # Errors
+/// [`LatchError::File`].
+pub fn latch_report(latch: &Latch) -> Result<LatchReport, LatchError> {
     let path = latch.path().display().to_string();
     Ok(match latch.state() {
         Ok(state) => LatchReport {

@@ -8,6 +8,7 @@ mod error;
 pub mod hardening;
 mod output;
 pub mod reasons;
+pub mod token;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -38,6 +39,9 @@ enum Verb {
     /// Attempt contexts, without a node.
     #[command(subcommand)]
     Attempt(attempt::AttemptCommand),
+    /// The token that seals a node's state: its key, its latch.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
     /// Show what the system granted of the process hardening, to a process started like this one.
     Hardening(hardening::Args),
 }
@@ -51,6 +55,7 @@ fn dispatch(verb: Verb, hardening: &Hardening, out: &Output) -> Result<(), CliEr
             out.line(text.trim_end())
         }
         Verb::Reasons(args) => reasons::run(args, out),
+        Verb::Token(command) => token::run(&command, out),
     }
 }
 

@@ -22,7 +22,7 @@ use frostkeep::engine::{
     SessionRequest, SignRequest, Subject, SubmittedShare, Surroundings,
 };
 use frostkeep::frost::{Commitments, GroupKey, SignatureShare, SigningPackage};
-use frostkeep::hsm::clock::SystemClock;
+use frostkeep::hsm::clock::{Clock, SystemClock};
 use frostkeep::hsm::config::{AgentCommand, Deadlines, TokenConfig};
 use frostkeep::hsm::entropy;
 use frostkeep::hsm::outage::Backoff;
@@ -117,7 +117,11 @@ impl Token {
     }
 
     pub fn provider(&self) -> Box<dyn KeyProvider> {
-        let clock = Arc::new(SystemClock::new());
+        self.provider_on(Arc::new(SystemClock::new()))
+    }
+
+    /// The provider on the node's clock: times of two clocks do not compare, and refusals compare them.
+    pub fn provider_on(&self, clock: Arc<dyn Clock>) -> Box<dyn KeyProvider> {
         match self {
             Self::Scripted(handle) => {
                 handle.set_deadline(Duration::from_millis(400));
@@ -184,7 +188,8 @@ impl TestNode {
 
     /// Starts the node's threads; it may be sealed.
     pub fn start(&mut self) {
-        self.node = Some(Node::start(self.config.clone(), self.token.provider()).unwrap());
+        self.node =
+            Some(Node::start(self.config.clone(), self.token.provider_on(Arc::clone(&self.config.clock))).unwrap());
     }
 
     /// Starts and waits until the state is open and its epoch recorded.
@@ -233,7 +238,7 @@ impl Bench {
         let space = Box::new(VolumeSpace::of(&node.config.state));
         let environment = Self::environment(node, space);
         let opening =
-            Opening::begin(&node.config.state, node.token.provider(), environment, node.config.tuning).unwrap();
+            Opening::begin(&node.config.state, node.token.provider_on(Arc::clone(&node.config.clock)), environment, node.config.tuning).unwrap();
         let mut bench = Self::unsettled(node, config, opening);
         bench.settle();
         bench
