@@ -43,6 +43,7 @@ impl Outsider {
     }
 
     /// `share` as this node says it: with its round signature, whatever the share is.
+    #[allow(clippy::too_many_arguments, reason = "it is what a round signature covers")]
     pub fn says(
         &self,
         cluster: &Cluster,
