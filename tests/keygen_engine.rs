@@ -398,7 +398,7 @@ async fn a_member_whose_only_message_is_at_fault_is_named_as_faulty_and_not_as_a
     let engine = room.engine(0);
     let own = engine.keygen_begin(&peer(), parameters.clone(), any_message()).await.unwrap();
     let other = room.engine(1).keygen_begin(&peer(), parameters.clone(), any_message()).await.unwrap();
-    kit::deliver(&[engine.clone()], &ceremony, &[own, other].concat()).await;
+    kit::deliver(std::slice::from_ref(&engine), &ceremony, &[own, other].concat()).await;
     let (_, one) = keygen::begin(parameters.clone(), Arc::clone(&rogue), &mut entropy::os()).unwrap();
     let told = engine.keygen_receive(&peer(), &ceremony, malformed(&one[0], &rogue)).await;
     assert_eq!(reason(told), Reason::CeremonyMessageInvalid);
