@@ -146,9 +146,11 @@ pub const DENY_FILE_WAIT_MS_MAX: u64 = 2_000;
 /// Approved transactions of one key group.
 pub const APPROVALS_MAX: usize = 65_536;
 
-/// Age at which an approval is forgotten, seconds, measured between approvals. Longer than any session and any rate
-/// window.
-pub const APPROVAL_AGE_S_MAX: u64 = 30 * 24 * 60 * 60;
+/// Age at which an approval is forgotten, seconds, measured between approvals (32 days). Longer than any session, and than
+/// any rate window: a snapshot holds charges as the approvals that made them.
+pub const APPROVAL_AGE_S_MAX: u64 = 32 * 24 * 60 * 60;
+
+const _: () = assert!(APPROVAL_AGE_S_MAX > POLICY_WINDOW_S_MAX, "a rate must not outlive the approvals that it counts");
 
 /// Taproot roots that one approval names.
 pub const APPROVAL_ROOTS_MAX: usize = 64;

@@ -122,7 +122,7 @@ impl Engine {
         policy: &SigningPolicy,
     ) -> Result<Position, Refusal> {
         caller.require(&[Role::Admin])?;
-        policy.validate().map_err(|error| Refusal::InvalidRequest(error.to_string()))?;
+        policy.encode().map_err(|error| Refusal::InvalidRequest(error.to_string()))?;
         let (key_group, policy) = (*key_group, policy.clone());
         let (unix, by) = (self.inner.clock.unix_seconds(), caller.name.clone());
         self.record_by_admin(Record::PolicySet { key_group, policy, unix, by }).await

@@ -368,6 +368,7 @@ impl Engine {
     }
 
     fn vote(&self, caller: &Caller, request: &VoteRequest) -> Result<TimeoutVote, Refusal> {
+        caller.require(&[Role::Coordinator, Role::Peer])?;
         let group_key = self.facts(&request.key_group)?.group_key;
         let threshold = group_key.threshold();
         let context =

@@ -102,16 +102,18 @@ impl Desk {
         Ok(Receipt::New(sender))
     }
 
+    /// Whose message has not come and may still come: who is at fault by proof is not waited for.
     fn missing(&self, round: Round) -> Vec<Member> {
         let members = self.parameters.seats().keys().copied();
-        members.filter(|member| !self.received.contains_key(&(round, *member))).collect()
+        let awaited = |member: &Member| {
+            !self.received.contains_key(&(round, *member)) && !self.faults.contains_key(&(*member, *member))
+        };
+        members.filter(awaited).collect()
     }
 
     /// Ends the ceremony when anybody is faulty or absent in `round`.
     fn complete(&self, round: Round) -> Result<(), Failure> {
-        let blamed = |member: &Member| self.faults.contains_key(&(*member, *member));
-        let absent = self.missing(round).into_iter().filter(|member| !blamed(member));
-        let absent = absent.map(|member| Fault::Absent { member, round });
+        let absent = self.missing(round).into_iter().map(|member| Fault::Absent { member, round });
         let faults: Vec<Fault> = self.faults.values().cloned().chain(absent).collect();
         if faults.is_empty() { Ok(()) } else { Err(self.failure(faults, Vec::new())) }
     }

@@ -11,6 +11,8 @@
     reason = "test support: each test binary uses a part of it"
 )]
 
+pub mod outsider;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
