@@ -323,6 +323,20 @@ async fn life(pin: &Masked) -> Cluster {
     cluster
 }
 
+#[inline(never)]
+async fn snapshots(cluster: &mut Cluster) {
+    for node in &mut cluster.nodes {
+        node.config.tuning.snapshot_floor_bytes = 1;
+        node.start_open().await;
+    }
+    cluster.sign(&session("snapshot"), &subject(9), &[1, 2, 3].map(member)).await;
+    for node in &mut cluster.nodes {
+        eventually("a snapshot is in place", || node.engine().status().counters.snapshots > 0).await;
+        node.stop();
+        node.start_open().await;
+    }
+}
+
 /// Which member's share is whose: the search must look for the real ones.
 fn prove(secrets: &[Masked], group: &GroupKey) {
     let shares: Vec<&Masked> = secrets.iter().filter(|secret| secret.name.starts_with("signing share")).collect();
@@ -347,10 +361,10 @@ fn a_stopped_node_leaves_no_share_seed_or_pin_in_memory_logs_or_agents() {
     prove(&secrets, &cluster.group);
     assert_eq!(found(&secrets), ["PIN"], "nodes that have stopped; the PIN is the fixture's own copy of it");
 
+    // Once more, with a snapshot of everything, and an opening from it.
+    runtime.block_on(snapshots(&mut cluster));
+
     // Control: what is alive is found, every one of it.
-    for node in &mut cluster.nodes {
-        runtime.block_on(node.start_open());
-    }
     let names: Vec<&str> = secrets.iter().map(|secret| secret.name.as_str()).collect();
     assert_eq!(found(&secrets), names, "the search is blind");
 
