@@ -1,6 +1,6 @@
 //! Goal: `kill -9` at any moment loses no share that a client received and makes no nonce sign twice (I1, I6).
 //! Method: one node in a process of its own, on SoftHSM, is killed again and again under load, with snapshots as often as
-//! they come. The other side keeps all that it ever received, asks for it again after each start, tries to get second
+//! they come and a token that is quick or slow. The other side keeps all that it ever received, asks for it again after each start, tries to get second
 //! answers, and at the end runs the extractor over everything that was emitted.
 //!
 //! `FROSTKEEP_KILL_ROUNDS` (rounds received, 200), `FROSTKEEP_KILL_SEED`: see `scripts/soak --help`.
@@ -284,7 +284,7 @@ fn no_kill_loses_a_share_that_was_received_or_lets_a_nonce_sign_twice() {
     let mut dice = Dice(seed);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let mut cluster = runtime.block_on(Cluster::new(Plan::two_of_three(Kind::Soft)));
-    let settings = Settings::of(&cluster.nodes[0], &cluster.key_group);
+    let mut settings = Settings::of(&cluster.nodes[0], &cluster.key_group);
     cluster.nodes[0].stop();
     let world = World {
         group: cluster.group.clone(),
@@ -300,6 +300,7 @@ fn no_kill_loses_a_share_that_was_received_or_lets_a_nonce_sign_twice() {
     let began = Instant::now();
     while received() < rounds_min || kills < kills_min {
         assert!(began.elapsed() < Duration::from_secs(60 + rounds_min / 2), "the node makes no progress");
+        settings.seal_ms = [0, 0, 5, 20][dice.below(4) as usize];
         let victim = Victim::spawn(&settings, "no_kill_loses_a_share_that_was_received_or_lets_a_nonce_sign_twice");
         if dice.below(5) == 0 {
             std::thread::sleep(Duration::from_millis(dice.below(150)));

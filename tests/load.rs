@@ -14,60 +14,20 @@ use std::time::Duration;
 
 use frostkeep::engine::{Engine, Refusal, RoundReply, SignRequest, Subject};
 use frostkeep::frost::{Commitments, GroupKey, SignatureShare, SigningPackage};
-use frostkeep::hsm::health::Health;
-use frostkeep::hsm::provider::{
-    AnchorRead, AnchorValue, DataKey, KeyDescriptor, KeyProvider, SealedObject, Unavailable, UnwrapError, Wrap,
-};
 use frostkeep::ids::{Member, Message, SessionId};
 use frostkeep::limits::{ANSWERS_MAX, LINE_BYTES_MAX, LINE_RECORDS_MAX, LINE_RESERVED_FOR_FREEZES};
 use frostkeep::node::Node;
 use frostkeep::store::{Slot, SlotKind};
-use kit::{Bench, Cluster, Kind, Plan, durable_part, member, session, start};
+use kit::{Bench, Cluster, Kind, Plan, Slow, durable_part, member, session, start};
 
 const CLIENTS: usize = 64;
 const SESSIONS_EACH: usize = 3;
 /// Records a sync under 64 clients, at least. One record a sync is what a node without group commit does.
 const RECORDS_PER_SYNC_MIN: u64 = 2;
 
-/// A provider that takes its time to seal, as a token across a network does. Without it the tests would measure how
-/// unoptimised code computes shares on a small machine.
-struct Slow(Box<dyn KeyProvider>);
-
+/// What a token across a network takes. Without it the tests would measure how unoptimised code computes shares on a
+/// small machine.
 const SEAL_MS: u64 = 40;
-
-impl KeyProvider for Slow {
-    fn require(&mut self, keys: &[KeyDescriptor]) {
-        self.0.require(keys);
-    }
-    fn keys(&self) -> Vec<KeyDescriptor> {
-        self.0.keys()
-    }
-    fn health(&self) -> Health {
-        self.0.health()
-    }
-    fn tick(&mut self) -> Duration {
-        self.0.tick()
-    }
-    fn wrap(&mut self, object: &SealedObject, key: &DataKey) -> Result<Vec<Wrap>, Unavailable> {
-        std::thread::sleep(Duration::from_millis(SEAL_MS));
-        self.0.wrap(object, key)
-    }
-    fn unwrap(&mut self, object: &SealedObject, wraps: &[Wrap]) -> Result<DataKey, UnwrapError> {
-        self.0.unwrap(object, wraps)
-    }
-    fn anchor_read(&mut self) -> Result<AnchorRead, Unavailable> {
-        self.0.anchor_read()
-    }
-    fn anchor_write(&mut self, value: &AnchorValue) -> Result<(), Unavailable> {
-        self.0.anchor_write(value)
-    }
-    fn fence_by_anchor(&mut self, detail: String) {
-        self.0.fence_by_anchor(detail);
-    }
-    fn connection(&self) -> u64 {
-        self.0.connection()
-    }
-}
 
 fn subject_of(number: usize) -> Subject {
     let mut message = [0x5a; 32];
@@ -92,7 +52,7 @@ async fn sixty_four_clients(kind: Kind) {
     let sessions = std::env::var("FROSTKEEP_LOAD_SESSIONS").map_or(SESSIONS_EACH, |text| text.parse().unwrap());
     let mut cluster = Cluster::new(Plan::two_of_three(kind)).await;
     cluster.nodes[0].stop();
-    let slow = Box::new(Slow(cluster.nodes[0].token.provider()));
+    let slow = Box::new(Slow { provider: cluster.nodes[0].token.provider(), seal_ms: SEAL_MS });
     cluster.nodes[0].node = Some(Node::start(cluster.nodes[0].config.clone(), slow).unwrap());
     let engine = cluster.nodes[0].opened().await;
     let cluster = Arc::new(cluster);

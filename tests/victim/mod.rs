@@ -24,7 +24,7 @@ use frostkeep::node::{Node, NodeConfig};
 use frostkeep::roast::{AttemptBinding, AttemptContext};
 use frostkeep::store::{Position, Tuning};
 
-use crate::kit::{TestNode, Token, coordinator, member, start};
+use crate::kit::{Slow, TestNode, Token, coordinator, member, start};
 
 /// Where the node's state and token are. Goes to the child in its environment.
 pub struct Settings {
@@ -33,6 +33,8 @@ pub struct Settings {
     uri: String,
     softhsm: String,
     key_group: String,
+    /// What the token takes to seal, beside its own time: a share that leaves too early is then received.
+    pub seal_ms: u64,
 }
 
 const STATE: &str = "FROSTKEEP_VICTIM_STATE";
@@ -40,6 +42,7 @@ const LATCH: &str = "FROSTKEEP_VICTIM_LATCH";
 const URI: &str = "FROSTKEEP_VICTIM_URI";
 const SOFTHSM: &str = "FROSTKEEP_VICTIM_SOFTHSM";
 const KEY_GROUP: &str = "FROSTKEEP_VICTIM_KEY_GROUP";
+const SEAL_MS: &str = "FROSTKEEP_VICTIM_SEAL_MS";
 
 impl Settings {
     pub fn of(node: &TestNode, key_group: &KeyGroupId) -> Self {
@@ -50,6 +53,7 @@ impl Settings {
             uri: soft.uri("frostkeep").unwrap(),
             softhsm: soft.configuration().display().to_string(),
             key_group: key_group.to_string(),
+            seal_ms: 0,
         }
     }
 
@@ -63,6 +67,7 @@ impl Settings {
             uri: text(URI),
             softhsm: text(SOFTHSM),
             key_group: text(KEY_GROUP),
+            seal_ms: text(SEAL_MS).parse().unwrap(),
         })
     }
 
@@ -92,7 +97,7 @@ pub fn run(settings: &Settings) {
     // Every snapshot that can be made is made.
     config.tuning = Tuning { disk_reserve_bytes: 0, snapshot_floor_bytes: 1, ..Tuning::default() };
     let provider = Provider::from_config(&settings.token(), Arc::new(SystemClock::new())).unwrap();
-    let node = match Node::start(config, Box::new(provider)) {
+    let node = match Node::start(config, Box::new(Slow { provider: Box::new(provider), seal_ms: settings.seal_ms })) {
         Ok(node) => node,
         Err(error) => return say(&format!("@failed {error}")),
     };
@@ -202,6 +207,7 @@ impl Victim {
             .env(URI, &settings.uri)
             .env(SOFTHSM, &settings.softhsm)
             .env(KEY_GROUP, &settings.key_group)
+            .env(SEAL_MS, settings.seal_ms.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
