@@ -1,6 +1,14 @@
 //! Power cuts, enumerated in process: every event of a disk is a place to stop, with subsets of what was not synced and
 //! torn sectors. Whatever remains must open and hold every acknowledged record, as a prefix of the order.
-#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr
+)]
 
 mod store_kit;
 
@@ -140,11 +148,17 @@ fn small_world(strength: Strength) -> World {
     World::new(tuning)
 }
 
-fn every_crash_state_of(strength: Strength, samples: usize) {
+/// A count of the long form (`scripts/soak crash`), or what every run takes.
+fn from_environment(name: &str, usual: usize) -> usize {
+    std::env::var(name).map_or(usual, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
+}
+
+fn every_crash_state_of(strength: Strength) {
+    let samples = from_environment("FROSTKEEP_CRASH_SAMPLES", 3);
     let world = small_world(strength);
     let start = world.disk.bytes();
     let began = world.disk.events().len();
-    let expected = run(&world, 14);
+    let expected = run(&world, from_environment("FROSTKEEP_CRASH_BATCHES", 14));
     let events = world.disk.events().split_off(began);
     let mut states = 0;
     each_crash_state(&start, None, 0, &events, samples, |state| {
@@ -153,17 +167,18 @@ fn every_crash_state_of(strength: Strength, samples: usize) {
             panic!("{wrong}");
         }
     });
+    eprintln!("{states} states");
     assert!(states > 500, "only {states} states");
 }
 
 #[test]
 fn after_any_power_cut_every_acknowledged_record_is_there_under_strict() {
-    every_crash_state_of(Strength::Strict, 3);
+    every_crash_state_of(Strength::Strict);
 }
 
 #[test]
 fn after_any_power_cut_every_acknowledged_record_is_there_under_every_n() {
-    every_crash_state_of(Strength::Every(5), 3);
+    every_crash_state_of(Strength::Every(5));
 }
 
 #[test]

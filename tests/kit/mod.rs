@@ -27,8 +27,11 @@ use frostkeep::frost::{Commitments, GroupKey, SignatureShare, SigningPackage};
 use frostkeep::hsm::clock::{Clock, SystemClock};
 use frostkeep::hsm::config::{AgentCommand, Deadlines, TokenConfig};
 use frostkeep::hsm::entropy;
+use frostkeep::hsm::health::Health;
 use frostkeep::hsm::outage::Backoff;
-use frostkeep::hsm::provider::KeyProvider;
+use frostkeep::hsm::provider::{
+    AnchorRead, AnchorValue, DataKey, KeyDescriptor, KeyProvider, SealedObject, Unavailable, UnwrapError, Wrap,
+};
 use frostkeep::hsm::provision::{self, CreateKey};
 use frostkeep::hsm::scripted::ScriptedHandle;
 use frostkeep::hsm::sealer::{Provider, Timing};
@@ -535,3 +538,43 @@ pub fn timeout_step(from: &AttemptContext, to: &AttemptContext, votes: Vec<Timeo
 
 /// What a state holds of a round, for tests that read it back.
 pub type Body = RoundBody;
+
+/// A provider that takes its time to seal, as a token across a network does.
+pub struct Slow {
+    pub provider: Box<dyn KeyProvider>,
+    pub seal_ms: u64,
+}
+
+impl KeyProvider for Slow {
+    fn require(&mut self, keys: &[KeyDescriptor]) {
+        self.provider.require(keys);
+    }
+    fn keys(&self) -> Vec<KeyDescriptor> {
+        self.provider.keys()
+    }
+    fn health(&self) -> Health {
+        self.provider.health()
+    }
+    fn tick(&mut self) -> Duration {
+        self.provider.tick()
+    }
+    fn wrap(&mut self, object: &SealedObject, key: &DataKey) -> Result<Vec<Wrap>, Unavailable> {
+        std::thread::sleep(Duration::from_millis(self.seal_ms));
+        self.provider.wrap(object, key)
+    }
+    fn unwrap(&mut self, object: &SealedObject, wraps: &[Wrap]) -> Result<DataKey, UnwrapError> {
+        self.provider.unwrap(object, wraps)
+    }
+    fn anchor_read(&mut self) -> Result<AnchorRead, Unavailable> {
+        self.provider.anchor_read()
+    }
+    fn anchor_write(&mut self, value: &AnchorValue) -> Result<(), Unavailable> {
+        self.provider.anchor_write(value)
+    }
+    fn fence_by_anchor(&mut self, detail: String) {
+        self.provider.fence_by_anchor(detail);
+    }
+    fn connection(&self) -> u64 {
+        self.provider.connection()
+    }
+}
