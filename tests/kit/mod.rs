@@ -36,7 +36,9 @@ use frostkeep::keygen::{Certificate, ConfirmedKeyGroup, Parameters};
 use frostkeep::node::{Node, NodeConfig, init};
 use frostkeep::policy::SigningPolicy;
 use frostkeep::roast::{AttemptBinding, AttemptContext};
-use frostkeep::store::{DenyFiles, Environment, Line, Next, Opened, Opening, Persister, Tuning, VolumeSpace};
+use frostkeep::store::{
+    DenyFiles, Environment, FreeSpace, Line, Next, Opened, Opening, Persister, Tuning, VolumeSpace,
+};
 use frostkeep_fixtures::{P11KitServer, SoftToken, make_token};
 use rand_core::RngCore;
 
@@ -228,11 +230,14 @@ pub struct Bench {
 
 impl Bench {
     pub fn open(node: &TestNode, config: EngineConfig) -> Self {
-        let environment = Environment {
-            clock: Arc::clone(&node.config.clock),
-            entropy: (node.config.entropy)(),
-            space: Box::new(VolumeSpace::of(&node.config.state)),
-        };
+        let deny = DenyFiles::open(&node.config.state).unwrap();
+        Self::over(node, config, Box::new(VolumeSpace::of(&node.config.state)), deny)
+    }
+
+    /// The same over a volume and deny files of the test's own.
+    pub fn over(node: &TestNode, config: EngineConfig, space: Box<dyn FreeSpace>, deny: DenyFiles) -> Self {
+        let environment =
+            Environment { clock: Arc::clone(&node.config.clock), entropy: (node.config.entropy)(), space };
         let opening =
             Opening::begin(&node.config.state, node.token.provider(), environment, node.config.tuning).unwrap();
         let Opened { line, mut persister, sink } = match opening.recover(Replay::default()) {
@@ -245,7 +250,7 @@ impl Bench {
             Surroundings {
                 line: line.clone(),
                 gates: Arc::clone(&gates),
-                deny: Arc::new(DenyFiles::open(&node.config.state).unwrap()),
+                deny: Arc::new(deny),
                 clock: Arc::clone(&node.config.clock),
                 entropy: Arc::clone(&node.config.entropy),
                 config,
