@@ -157,6 +157,15 @@ impl Hold {
     }
 }
 
+/// A test that fails must not wait for what it holds.
+struct OpenOnDrop(Arc<Hold>);
+
+impl Drop for OpenOnDrop {
+    fn drop(&mut self) {
+        self.0.open();
+    }
+}
+
 /// A freeze that is asked for while a release is inside its encoding.
 async fn a_freeze_waits_for(
     scene: &Scene,
@@ -175,8 +184,9 @@ async fn a_freeze_waits_for(
         (report, seen.load(Ordering::SeqCst))
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!freezing.is_finished(), "the freeze has returned while a release was under way");
+    let early = freezing.is_finished();
     hold.open();
+    assert!(!early, "the freeze has returned while a release was under way");
     let (_, handed_over_first) = freezing.await.unwrap();
     assert!(handed_over_first, "the freeze has returned before the release was handed over");
     releasing.await.unwrap();
@@ -326,9 +336,9 @@ async fn a_hung_sync_holds_no_freeze_and_the_answer_says_that_it_is_not_durable(
     let space = Box::new(VolumeSpace::of(scene.node().state()));
     let config = EngineConfig { deny_file_wait_ms_max: 200, ..EngineConfig::default() };
     let bench = Bench::over(scene.node(), config, space, deny);
-    let begun = Instant::now();
-    let report = scene.freeze(&bench.engine).await;
-    assert!(begun.elapsed() < AT_ONCE);
+    let _opened_at_the_end = OpenOnDrop(Arc::clone(&hold));
+    let freezing = tokio::time::timeout(AT_ONCE, scene.freeze(&bench.engine));
+    let report = freezing.await.expect("a freeze does not wait for its sync");
     assert_eq!(report.deny_file.as_ref().unwrap_err().reason(), Reason::FreezeNotDurable);
     scene.frozen(&bench.engine, &[report.freeze]).await;
     // The sync comes back: now a crash keeps it.

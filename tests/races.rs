@@ -15,7 +15,7 @@ use std::time::Duration;
 use frostkeep::engine::{
     Engine, FinalizeRequest, Finish, Refusal, RoundReply, SignRequest, Subject, SubmittedShare, VoteRequest,
 };
-use frostkeep::frost::{Commitments, SigningPackage};
+use frostkeep::frost::{Commitments, Signature, SigningPackage};
 use frostkeep::hsm::entropy::{self, Entropy};
 use frostkeep::ids::{AttemptPolicy, Member, SessionId};
 use frostkeep::reasons::Reason;
@@ -111,6 +111,13 @@ struct Scene {
     cluster: Cluster,
     trap: StepNine,
     engine: Engine,
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // A test that fails must not wait for a computation that it holds.
+        self.trap.let_go(Then::Go);
+    }
 }
 
 impl Scene {
@@ -370,6 +377,38 @@ async fn an_abort_in_the_computation_wins_and_leaves_no_nonces() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_end_of_a_session_whose_first_round_is_in_the_computation_is_told_to_ask_again() {
+    let scene = Scene::new().await;
+    let (name, what) = (session("first"), subject(10));
+    // Members 2 and 3 have made the signature without this node.
+    let included = [member(2), member(3)];
+    let signature = scene.cluster.sign(&name, &what, &included).await;
+    let finish = FinalizeRequest {
+        session: name.clone(),
+        key_group: scene.cluster.key_group,
+        subject: what,
+        finish: Finish::Signature(Signature::new(signature)),
+    };
+    let own = scene.commitments(&name).unwrap();
+    let other = scene.cluster.commit(&scene.cluster.nodes[1].engine(), &session("elsewhere"), member(2)).unwrap();
+    let package = SigningPackage::new(what.message, [(member(1), own), (member(2), other)].into()).unwrap();
+    let request = scene.cluster.request(&name, &what, 2, &package, member(1));
+    let waiting = scene.two_in_step_nine(&request).await;
+    // "No such session here" would be true, and a moment later it would not.
+    let abort = scene.cluster.session_request(&name);
+    assert_eq!(scene.engine.abort_session(&coordinator(), &abort).await.unwrap_err().reason(), Reason::Busy);
+    let early = scene.engine.finalize_sign_round(&coordinator(), &finish).await;
+    assert_eq!(early.err().map(|refusal| refusal.reason()), Some(Reason::Busy));
+    scene.trap.let_go(Then::Go);
+    for caller in waiting {
+        caller.await.unwrap().unwrap();
+    }
+    let done = scene.engine.finalize_sign_round(&coordinator(), &finish).await.unwrap().unwrap();
+    assert_eq!(*done.signature(), signature);
+    assert_eq!(start(&scene.engine, &request).await.unwrap_err().reason(), Reason::SessionFinalized);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn freeze_against_release_no_release_is_counted_after_a_freeze_has_returned() {
     let scene = Scene::new().await;
     let (name, what) = (session("released"), subject(9));
@@ -418,6 +457,12 @@ struct Evidence {
     name: SessionId,
     what: Subject,
     all: [Member; 3],
+}
+
+impl Drop for Evidence {
+    fn drop(&mut self) {
+        self.trap.let_go(Then::Go);
+    }
 }
 
 impl Evidence {
