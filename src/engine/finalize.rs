@@ -87,6 +87,7 @@ impl Core {
             return Ok(FinalizeStep::Wait(tombstone.position));
         }
         let Some(session) = group.sessions.get(&request.session) else {
+            self.check_no_flight(&request.key_group, &request.session)?;
             return Ok(FinalizeStep::NotHere);
         };
         if session.subject != request.subject {

@@ -4,9 +4,10 @@
 use tokio::sync::watch;
 
 use super::Engine;
-use super::core::{FlightKey, FlightState};
+use super::core::{Core, Flight, FlightKey, FlightState};
 use super::refusal::Refusal;
 use super::sign::{SignJob, compute};
+use crate::ids::{AttemptId, KeyGroupId, Member, SessionId};
 
 /// Removes the in-flight entry on every path, the panicking one included.
 struct Landing {
@@ -26,6 +27,25 @@ impl Drop for Landing {
     fn drop(&mut self) {
         let state = std::mem::replace(&mut self.state, FlightState::Computing);
         self.engine.core().land(&self.key, self.serial, state);
+    }
+}
+
+impl Core {
+    /// The computations of a session that are under way.
+    pub(super) fn flights_of(&self, key_group: &KeyGroupId, session: &SessionId) -> impl Iterator<Item = &Flight> {
+        let first = (*key_group, session.clone(), AttemptId::new([0; 32]), Member::FIRST);
+        let (key_group, session) = (*key_group, session.clone());
+        let of_session = move |key: &FlightKey| key.0 == key_group && key.1 == session;
+        self.flights.range(first..).take_while(move |(key, _)| of_session(key)).map(|(_, flight)| flight)
+    }
+
+    /// Says `busy` where a session is not known yet, and its first round is being computed: "no such session" would be
+    /// wrong a moment later, and its end would be lost.
+    pub(super) fn check_no_flight(&self, key_group: &KeyGroupId, session: &SessionId) -> Result<(), Refusal> {
+        match self.flights_of(key_group, session).next() {
+            Some(_) => Err(Refusal::Busy("the first round of this session")),
+            None => Ok(()),
+        }
     }
 }
 

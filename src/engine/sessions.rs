@@ -110,6 +110,7 @@ impl Core {
             };
         }
         if !group.sessions.contains_key(&request.session) {
+            self.check_no_flight(&request.key_group, &request.session)?;
             return Err(Refusal::SessionUnknown(request.session.clone()));
         }
         env.admit_work()?;

@@ -266,15 +266,8 @@ impl Core {
             return Ok(Some(SignStep::Join(flight.state.subscribe())));
         }
         let request = question.request;
-        let first = (request.key_group, request.session.clone(), AttemptId::new([0; 32]), Member::FIRST);
-        let of_session = self
-            .flights
-            .range(first..)
-            .take_while(|((group, session, ..), _)| *group == request.key_group && *session == request.session);
-        for (_, flight) in of_session {
-            if flight.subject != request.subject {
-                return Err(Refusal::SessionConflict(request.session.clone()));
-            }
+        if self.flights_of(&request.key_group, &request.session).any(|flight| flight.subject != request.subject) {
+            return Err(Refusal::SessionConflict(request.session.clone()));
         }
         Ok(None)
     }

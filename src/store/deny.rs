@@ -6,6 +6,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::files;
 use crate::hash::sha256;
@@ -63,10 +64,29 @@ pub enum DenyError {
     },
 }
 
+/// How deny files get to the disk: an argument, because a disk can hang, fill and fail.
+pub trait DenyDisk: Send + Sync {
+    /// Writes `bytes` as the file `name`, whole or not at all, and syncs it with its directory. `temporary` is a name that
+    /// no reader looks at.
+    ///
+    /// # Errors
+    /// Those of the disk; the file may be there or not.
+    fn write(&self, temporary: &Path, name: &Path, bytes: &[u8]) -> io::Result<()>;
+}
+
+struct SystemDisk;
+
+impl DenyDisk for SystemDisk {
+    fn write(&self, temporary: &Path, name: &Path, bytes: &[u8]) -> io::Result<()> {
+        files::write_whole(temporary, name, bytes)
+    }
+}
+
 /// The deny files of one node.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct DenyFiles {
     directory: PathBuf,
+    disk: Arc<dyn DenyDisk>,
 }
 
 impl DenyFiles {
@@ -75,9 +95,17 @@ impl DenyFiles {
     /// # Errors
     /// [`DenyError::Io`].
     pub fn open(state: &Path) -> Result<Self, DenyError> {
+        Self::over(state, Arc::new(SystemDisk))
+    }
+
+    /// The same over another disk.
+    ///
+    /// # Errors
+    /// [`DenyError::Io`].
+    pub fn over(state: &Path, disk: Arc<dyn DenyDisk>) -> Result<Self, DenyError> {
         let directory = state.join("deny");
         match files::ensure_directory(&directory) {
-            Ok(()) => Ok(Self { directory }),
+            Ok(()) => Ok(Self { directory, disk }),
             Err(source) => Err(DenyError::Io { path: directory, source }),
         }
     }
@@ -96,7 +124,8 @@ impl DenyFiles {
         }
         let name = file_name(&denial.key_group, &denial.freeze);
         let temporary = self.directory.join(format!(".{name}"));
-        files::write_whole(&temporary, &self.directory.join(name), text(denial).as_bytes())
+        self.disk
+            .write(&temporary, &self.directory.join(name), text(denial).as_bytes())
             .map_err(|source| self.io(source))
     }
 

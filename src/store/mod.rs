@@ -26,7 +26,7 @@ mod tests;
 pub use self::core::{Environment, FreeSpace, Tuning};
 pub use anchor::{AnchorStatus, Strength};
 pub use creation::{CreateError, create, create_over};
-pub use deny::{Denial, DenyError, DenyFiles};
+pub use deny::{Denial, DenyDisk, DenyError, DenyFiles};
 pub use durable::{Durable, DurablePosition, Placed, Position};
 pub use files::VolumeSpace;
 pub use frame::FORMAT_VERSION;

@@ -240,11 +240,21 @@ pub struct Bench {
 
 impl Bench {
     pub fn open(node: &TestNode, config: EngineConfig) -> Self {
-        let space = Box::new(VolumeSpace::of(&node.config.state));
+        let deny = DenyFiles::open(&node.config.state).unwrap();
+        Self::over(node, config, Box::new(VolumeSpace::of(&node.config.state)), deny)
+    }
+
+    /// The same over a volume and deny files of the test's own.
+    pub fn over(node: &TestNode, config: EngineConfig, space: Box<dyn FreeSpace>, deny: DenyFiles) -> Self {
         let environment = Self::environment(node, space);
-        let opening =
-            Opening::begin(&node.config.state, node.token.provider_on(Arc::clone(&node.config.clock)), environment, node.config.tuning).unwrap();
-        let mut bench = Self::unsettled(node, config, opening);
+        let opening = Opening::begin(
+            &node.config.state,
+            node.token.provider_on(Arc::clone(&node.config.clock)),
+            environment,
+            node.config.tuning,
+        )
+        .unwrap();
+        let mut bench = Self::recovered(node, config, opening, deny);
         bench.settle();
         bench
     }
@@ -255,6 +265,11 @@ impl Bench {
 
     /// Recovers, and leaves even the epoch record to the test.
     pub fn unsettled(node: &TestNode, config: EngineConfig, opening: Opening) -> Self {
+        let deny = DenyFiles::open(&node.config.state).unwrap();
+        Self::recovered(node, config, opening, deny)
+    }
+
+    fn recovered(node: &TestNode, config: EngineConfig, opening: Opening, deny: DenyFiles) -> Self {
         let Opened { line, mut persister, sink } = match opening.recover(Replay::default()) {
             Ok(opened) => opened,
             Err(not) => panic!("{}", not.error),
@@ -265,7 +280,7 @@ impl Bench {
             Surroundings {
                 line: line.clone(),
                 gates: Arc::clone(&gates),
-                deny: Arc::new(DenyFiles::open(&node.config.state).unwrap()),
+                deny: Arc::new(deny),
                 clock: Arc::clone(&node.config.clock),
                 entropy: Arc::clone(&node.config.entropy),
                 config,
