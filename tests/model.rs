@@ -148,6 +148,10 @@ impl Run<'_> {
             Ok(own) => own,
             Err(refusal) => {
                 self.say(format!("commit {id}: {}", refusal.reason()));
+                // An end that is in line shows nothing, and no new pair is made behind it.
+                if refusal.reason() == Reason::Busy && self.ending.contains(&id) {
+                    return;
+                }
                 return self.refused_by_right(&id, &refusal);
             }
         };

@@ -20,7 +20,7 @@ use frostkeep::engine::{
 };
 use frostkeep::frost::SigningPackage;
 use frostkeep::hash::sha256;
-use frostkeep::hsm::clock::{Clock, Millis};
+use frostkeep::hsm::clock::{Clock, Millis, SystemClock};
 use frostkeep::hsm::token::FaultClass;
 use frostkeep::ids::{AttemptPolicy, Member, MerkleRoot, Message, SessionId};
 use frostkeep::policy::{Rate, SigningPolicy, Tightening};
@@ -30,11 +30,12 @@ use kit::{Bench, Cluster, admin, coordinator, durable_part, member, session};
 
 /// A wall clock that steps as the test says; the monotonic one stands still.
 #[derive(Clone, Default)]
-struct Wall(Arc<AtomicU64>);
+struct Wall(Arc<AtomicU64>, Arc<SystemClock>);
 
 impl Clock for Wall {
+    /// Real: outages begin and end by it.
     fn now(&self) -> Millis {
-        Millis(0)
+        self.1.now()
     }
     fn unix_seconds(&self) -> u64 {
         1_800_000_000 + self.0.load(Ordering::SeqCst)
