@@ -57,8 +57,8 @@ pub const KEY_GROUPS_MAX: usize = 256;
 /// Steps of one chain of evidence: attempts that a node may have missed and still be led through in one request.
 pub const EVIDENCE_STEPS_MAX: usize = 64;
 
-/// A signing package, encoded, bytes: 39 and 103 for each of [`MEMBERS_MAX`] commitments, measured.
-pub const SIGNING_PACKAGE_BYTES_MAX: usize = 39 + 103 * MEMBERS_MAX;
+/// A signing package, encoded, bytes: 40 (a count of two bytes) and 103 for each of [`MEMBERS_MAX`] commitments, measured.
+pub const SIGNING_PACKAGE_BYTES_MAX: usize = 40 + 103 * MEMBERS_MAX;
 
 /// A transaction without its witness, bytes: what relays of the network accept (400 000 weight units).
 pub const TRANSACTION_BYTES_MAX: usize = 100_000;
@@ -125,10 +125,14 @@ pub const DENY_REASON_BYTES_MAX: usize = 256;
 /// Deny files of one node. More are a mistake or an attack; the freeze itself still holds in memory.
 pub const DENY_FILES_MAX: usize = 4_096;
 
+/// Lifted freezes of one key group that are remembered, so that a deny file that stayed behind does not bring them back. With
+/// those in force they fit a snapshot item.
+pub const FREEZES_LIFTED_MAX: usize = 16_384;
+
 /// Freezes that one thaw can name.
 pub const FREEZES_PER_THAW_MAX: usize = 256;
 
-/// Attempt timers of one node. Only attempts under the `evidence` policy have one.
+/// Attempt timers of one key group. Only attempts under the `evidence` policy have one; a full registry forgets the oldest.
 pub const VOTE_TIMERS_MAX: usize = 65_536;
 
 /// Age at which an attempt's timer is dropped, milliseconds.

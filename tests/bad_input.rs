@@ -106,8 +106,14 @@ async fn every_operation_is_open_to_its_roles_alone() {
     let (id, key_group, what) = (session("s"), stranger(), subject(1));
     // A key group that nobody knows: who may ask is told so, and nothing happens.
     let sign = SignRequest { key_group, ..room.request.clone() };
-    let vote =
-        VoteRequest { session: id.clone(), key_group, member: member(1), subject: what, context: sign.context.clone() };
+    let vote = VoteRequest {
+        session: id.clone(),
+        key_group,
+        member: member(1),
+        subject: what,
+        context: sign.context.clone(),
+        evidence: Vec::new(),
+    };
     let finish = FinalizeRequest {
         session: id.clone(),
         key_group,
@@ -156,7 +162,7 @@ async fn every_operation_is_open_to_its_roles_alone() {
                 &[Coordinator, Peer, Observer],
                 engine.verify_signature_share(&caller, &key_group, &id, &what, &round).map(|_| ()),
             ),
-            ("VoteTimeout", &[Coordinator, Peer], engine.vote_timeout(&caller, &vote).map(|_| ())),
+            ("VoteTimeout", &[Coordinator, Peer], engine.vote_timeout(&caller, &vote).await.map(|_| ())),
             ("BuildTaprootTx", &[Coordinator], engine.build_taproot_tx(&caller, &build).await.map(|_| ())),
             ("freeze", &[Admin], engine.freeze(&caller, &key_group, "bad\nreason").await.map(|_| ())),
             ("thaw", &[Admin], engine.thaw(&caller, &key_group, &[FreezeId::new([1; 16])]).await.map(|_| ())),
@@ -222,9 +228,10 @@ async fn an_unknown_key_group_a_foreign_member_and_an_unknown_session_are_told_a
         member: member(1),
         subject: room.request.subject,
         context: room.request.context.clone(),
+        evidence: Vec::new(),
     };
     assert_eq!(
-        reason(engine.vote_timeout(&peer(), &vote)),
+        reason(engine.vote_timeout(&peer(), &vote).await),
         Reason::InvalidRequest,
         "votes are for the policy evidence"
     );

@@ -91,12 +91,13 @@ impl Room {
         engine.start_sign_round(&self.cluster.driver(context), request, RoundReply::clone).await
     }
 
-    fn vote(
+    async fn vote(
         &self,
         id: &SessionId,
         what: &Subject,
         context: &AttemptContext,
         seat: u16,
+        led_by: &[Transition],
     ) -> Result<TimeoutVote, Refusal> {
         let request = VoteRequest {
             session: id.clone(),
@@ -104,21 +105,37 @@ impl Room {
             member: member(seat),
             subject: *what,
             context: context.parts(),
+            evidence: led_by.to_vec(),
         };
-        self.cluster.engine_of(member(seat)).vote_timeout(&peer(), &request)
+        self.cluster.engine_of(member(seat)).vote_timeout(&peer(), &request).await
     }
 
     /// Every node's timer of the attempt runs out, and all who may vote do.
-    fn votes(&self, id: &SessionId, what: &Subject, context: &AttemptContext) -> Vec<TimeoutVote> {
+    async fn votes(&self, id: &SessionId, what: &Subject, context: &AttemptContext) -> Vec<TimeoutVote> {
+        self.votes_led(id, what, context, &[]).await
+    }
+
+    /// The same, where `led_by` leads those who missed attempts.
+    async fn votes_led(
+        &self,
+        id: &SessionId,
+        what: &Subject,
+        context: &AttemptContext,
+        led_by: &[Transition],
+    ) -> Vec<TimeoutVote> {
         let voters = || {
             let members = context.included().iter().copied().filter(|seat| *seat != context.coordinator());
             members.map(Member::number).filter(|seat| *seat != LIAR)
         };
         for seat in voters() {
-            let _ = self.vote(id, what, context, seat);
+            let _ = self.vote(id, what, context, seat, led_by).await;
         }
         self.clock.advance(Duration::from_millis(ATTEMPT_TIMEOUT_MS));
-        voters().map(|seat| self.vote(id, what, context, seat).unwrap()).collect()
+        let mut votes = Vec::new();
+        for seat in voters() {
+            votes.push(self.vote(id, what, context, seat, led_by).await.unwrap());
+        }
+        votes
     }
 
     fn transcript(&self, seat: u16, id: &SessionId) -> Vec<[u8; 32]> {
@@ -165,22 +182,26 @@ async fn a_node_votes_for_a_timeout_by_its_own_timer_and_says_how_much_time_is_l
     let context = room.context(&id, &what, 1, &[1, 2, 3]);
     let silent = context.coordinator().number();
     let voter = [1, 2, 3].into_iter().find(|seat| *seat != silent).unwrap();
-    let Err(Refusal::VoteTooEarly { left_ms, number }) = room.vote(&id, &what, &context, voter) else { panic!() };
+    let Err(Refusal::VoteTooEarly { left_ms, number }) = room.vote(&id, &what, &context, voter, &[]).await else {
+        panic!()
+    };
     assert_eq!((left_ms, number), (ATTEMPT_TIMEOUT_MS, 1));
     room.clock.advance(Duration::from_millis(ATTEMPT_TIMEOUT_MS - 1));
-    let Err(Refusal::VoteTooEarly { left_ms, .. }) = room.vote(&id, &what, &context, voter) else { panic!() };
+    let Err(Refusal::VoteTooEarly { left_ms, .. }) = room.vote(&id, &what, &context, voter, &[]).await else {
+        panic!()
+    };
     assert_eq!(left_ms, 1);
     room.clock.advance(Duration::from_millis(1));
-    room.vote(&id, &what, &context, voter).unwrap();
-    // Its own timer: an attempt that it sees for the first time begins now.
+    room.vote(&id, &what, &context, voter, &[]).await.unwrap();
+    // Its own timer: an attempt that it sees for the first time begins now. Nothing is active here yet.
     let next = room.context(&id, &what, 2, &[1, 2, 3]);
     let seat = [1, 2, 3].into_iter().find(|seat| *seat != next.coordinator().number()).unwrap();
-    assert_eq!(reason(room.vote(&id, &what, &next, seat)), Reason::VoteTooEarly);
+    assert_eq!(reason(room.vote(&id, &what, &next, seat, &[]).await), Reason::VoteTooEarly);
 
     // Who has no vote: the coordinator, and who is not included.
-    assert_eq!(reason(room.vote(&id, &what, &context, silent)), Reason::InvalidRequest);
+    assert_eq!(reason(room.vote(&id, &what, &context, silent, &[]).await), Reason::InvalidRequest);
     let without = room.context(&id, &what, 1, &[1, 2]);
-    assert_eq!(reason(room.vote(&id, &what, &without, 3)), Reason::InvalidRequest);
+    assert_eq!(reason(room.vote(&id, &what, &without, 3, &[]).await), Reason::InvalidRequest);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,7 +215,7 @@ async fn votes_of_the_others_advance_every_node_by_the_same_transition_and_the_o
     for seat in 1..=3 {
         first.push(room.drive(&room.request(&id, &what, &one, &package, seat, &[]), &one).await.unwrap());
     }
-    let votes = room.votes(&id, &what, &one);
+    let votes = room.votes(&id, &what, &one).await;
     let two = room.context(&id, &what, 2, &[1, 2, 3]);
     let (next, _) = room.package(&id, &what, &included);
     let evidence = [timeout(&one, &two, &votes)];
@@ -276,7 +297,7 @@ async fn a_node_that_missed_attempts_is_led_through_a_chain_of_evidence() {
     // Nodes 1 and 2 take every step; node 3 sleeps.
     let mut chain = Vec::new();
     for pair in contexts.windows(2) {
-        let votes = room.votes(&id, &what, &pair[0]);
+        let votes = room.votes_led(&id, &what, &pair[0], &chain).await;
         chain.push(timeout(&pair[0], &pair[1], &votes));
         let (next, _) = room.package(&id, &what, &included);
         for seat in 1..=2 {
@@ -466,7 +487,7 @@ async fn timeouts_alone_never_quarantine_a_coordinator() {
             1 => vec![],
             _ => {
                 let before = room.context(&id, &what, number - 1, &[1, 2, 3]);
-                let votes = room.votes(&id, &what, &before);
+                let votes = room.votes(&id, &what, &before).await;
                 assert_eq!(votes.len(), 2, "as many as the threshold: they count");
                 vec![timeout(&before, &context, &votes)]
             }
@@ -528,4 +549,64 @@ async fn without_proof_nobody_is_named_and_with_it_every_culprit_is() {
     // The session is open as before, and nobody's score has changed.
     assert_eq!(room.active(1, &id), Some(1));
     room.drive(&room.request(&id, &what, &one, &package, 1, &[]), &one).await.unwrap();
+}
+
+/// Nothing but its own blame makes the advance fail, so the blame is counted before anything gives way.
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_an_advance_whose_own_blame_quarantines_an_included_member_leaves_the_attempt_as_it_was() {
+    let room = Room::new(Scoring::On).await;
+    let included = [1, 2, LIAR].map(member);
+    // The liar has one proved bad share: two points.
+    let (id, what) = (session("bad-share"), subject(70));
+    let (package, nonces) = room.package(&id, &what, &included);
+    let first = room.context(&id, &what, 1, &[1, 2, LIAR]);
+    room.drive(&room.request(&id, &what, &first, &package, 1, &[]), &first).await.unwrap();
+    let accused = lie(&room, &id, &what, &first, &package, nonces.unwrap());
+    let second = room.context(&id, &what, 2, &[1, 2]);
+    let (two, _) = room.package(&id, &what, &[1, 2].map(member));
+    let proof = [bad_share(&first, &second, accused)];
+    room.drive(&room.request(&id, &what, &second, &two, 1, &proof), &second).await.unwrap();
+    // Another session, whose first attempt the liar coordinates and lets time out: one more point.
+    let (id, first) = (0..1_000)
+        .map(|number| session(&format!("silent-{number}")))
+        .map(|id| (id.clone(), room.context(&id, &subject(71), 1, &[1, 2, LIAR])))
+        .find(|(_, context)| context.coordinator() == member(LIAR))
+        .unwrap();
+    let what = subject(71);
+    let (package, _) = room.package(&id, &what, &included);
+    let sign = room.request(&id, &what, &first, &package, 1, &[]);
+    let served = room.drive(&sign, &first).await.unwrap();
+    let votes = room.votes(&id, &what, &first).await;
+    let next = room.context(&id, &what, 2, &[1, 2, LIAR]);
+    let step = timeout(&first, &next, &votes);
+    let (package, _) = room.package(&id, &what, &included);
+    let refused = room.drive(&room.request(&id, &what, &next, &package, 1, &[step]), &next).await;
+    assert_eq!(reason(refused), Reason::Quarantined);
+    assert_eq!(room.active(1, &id), Some(1));
+    assert_eq!(durable_part(&room.drive(&sign, &first).await.unwrap()), durable_part(&served));
+}
+
+/// Whoever could start the timer of an attempt that nothing authorises could have its coordinator blamed at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_votes_against_an_attempt_that_nothing_authorises() {
+    let room = Room::new(Scoring::Off).await;
+    let (id, what) = (session("early"), subject(72));
+    let included = [1, 2, 3].map(member);
+    let (package, _) = room.package(&id, &what, &included);
+    let first = room.context(&id, &what, 1, &[1, 2, 3]);
+    for seat in 1..=3 {
+        room.drive(&room.request(&id, &what, &first, &package, seat, &[]), &first).await.unwrap();
+    }
+    let next = room.context(&id, &what, 2, &[1, 2, 3]);
+    let voter =
+        |context: &AttemptContext| *context.included().iter().find(|seat| **seat != context.coordinator()).unwrap();
+    let early = room.vote(&id, &what, &next, voter(&next).number(), &[]).await;
+    assert_eq!(reason(early), Reason::AttemptTransitionUnauthorized);
+    let votes = room.votes(&id, &what, &first).await;
+    let step = [timeout(&first, &next, &votes)];
+    // The timer of the next attempt starts now, not when somebody named it.
+    let now = room.vote(&id, &what, &next, voter(&next).number(), &step).await;
+    assert!(matches!(now, Err(Refusal::VoteTooEarly { number: 2, left_ms: ATTEMPT_TIMEOUT_MS })), "{now:?}");
+    let stale = room.vote(&id, &what, &first, voter(&first).number(), &[]).await;
+    assert!(stale.is_ok(), "attempt 1 is still the active one");
 }

@@ -22,8 +22,8 @@ use frostkeep::reasons::Reason;
 use frostkeep::roast::{AttemptContext, Evidence as TransitionEvidence, Transition};
 use frostkeep::store::Position;
 use kit::{
-    Cluster, Kind, Plan, admin, coordinator, coordinator_as, durable_part, eventually, member, peer, session, start,
-    subject, submitted,
+    Cluster, Kind, Plan, admin, at_once, coordinator, coordinator_as, durable_part, eventually, member, peer, session,
+    start, subject, submitted,
 };
 use rand_core::{CryptoRng, RngCore};
 
@@ -513,8 +513,9 @@ impl Evidence {
                 member: *seat,
                 subject: self.what,
                 context: from.parts(),
+                evidence: Vec::new(),
             };
-            self.cluster.engine_of(*seat).vote_timeout(&peer(), &request).unwrap()
+            at_once(self.cluster.engine_of(*seat).vote_timeout(&peer(), &request)).unwrap()
         };
         let votes = self.all.iter().filter(|seat| **seat != from.coordinator()).map(vote).collect();
         Transition {

@@ -15,7 +15,7 @@ use crate::ids::{FreezeId, KeyGroupId};
 use crate::limits::DENY_REASON_BYTES_MAX;
 use crate::policy::SigningPolicy;
 use crate::store::deny::{Denial, DenyFiles};
-use crate::store::{Position, SlotKind};
+use crate::store::{Position, Releases, SlotKind, Status, Storage};
 
 /// Freezes in memory, drains, then syncs a deny file off every lock (I8). Works without an open state.
 ///
@@ -98,17 +98,32 @@ impl Engine {
             let env = self.env();
             self.core().record_thaw(&env, caller, key_group, freezes)?
         };
+        let (engine, id, lifted) = (self.clone(), *key_group, freezes.to_vec());
+        // A caller that goes away, or that hears of an outage, must not keep frozen in memory what the state has thawed.
+        let lifting = tokio::spawn(async move { engine.lift_when_durable(position, &id, lifted).await });
         self.await_durable(position, true).await?;
-        self.inner.gates.lift(key_group, freezes);
+        lifting.await.map_err(|error| Refusal::Internal(format!("a thaw ended early: {error}")))?;
+        Ok(self.inner.gates.freezes(key_group))
+    }
+
+    /// Lifts freezes when their thaw is durable; never, when this process writes no more.
+    async fn lift_when_durable(&self, position: Position, key_group: &KeyGroupId, lifted: Vec<FreezeId>) {
+        let over = |status: &Status| {
+            matches!(status.storage, Storage::Failed { .. }) || matches!(status.releases, Releases::Closed)
+        };
+        let mut status = self.inner.line.subscribe();
+        let reached = status.wait_for(|status| status.durable >= position || over(status)).await;
+        if !reached.is_ok_and(|status| status.durable >= position) {
+            return;
+        }
+        self.inner.gates.lift(key_group, &lifted);
         let deny = std::sync::Arc::clone(&self.inner.deny);
-        let lifted = freezes.to_vec();
         // A file that stays behind is removed by the next opening, which knows that its id is lifted.
         let removed =
             wait::blocking(move || deny.remove(&lifted).map_err(|error| Refusal::FreezeNotDurable(error.to_string())));
         if let Err(error) = removed.await {
             tracing::warn!(%key_group, %error, "a lifted deny file could not be removed");
         }
-        Ok(self.inner.gates.freezes(key_group))
     }
 
     /// Replaces the policy of a key group.
@@ -181,6 +196,7 @@ impl Core {
         if retires {
             self.nonces.wipe_group(&id);
             self.idle.forget_group(&id);
+            self.timers.forget_group(&id);
         }
         Ok(position)
     }

@@ -8,14 +8,14 @@ use super::SIGNED_HASH_DOMAIN;
 use super::checks::parse_context;
 use super::record::Advance;
 use super::refusal::Refusal;
-use super::request::{SignRequest, Subject};
+use super::request::Subject;
 use super::state::KeyGroup;
 use crate::frost::{GroupKey, ShareInvalid, SignatureShare, SigningPackage};
 use crate::identity::{IdentityKey, IdentitySignature};
 use crate::ids::{AttemptId, KeyGroupId, Member, SessionId};
 use crate::roast::transcript::TransitionRecord;
 use crate::roast::{
-    AttemptBinding, AttemptContext, EvidenceOracle, RoundBinding, ShareVerdict, SignedRound, TimeoutVote,
+    AttemptBinding, AttemptContext, EvidenceOracle, RoundBinding, ShareVerdict, SignedRound, TimeoutVote, Transition,
     TransitionReason, evidence, round_signature_message, timeout_vote_message,
 };
 
@@ -129,28 +129,59 @@ impl EvidenceOracle for Oracle<'_> {
     }
 }
 
-/// Verifies the request's chain of evidence from `active` to `target`, off the lock.
-pub(crate) fn verify_chain(
-    facts: &Facts,
-    request: &SignRequest,
-    active: &AttemptContext,
-    target: &AttemptContext,
-) -> Result<Authorised, Refusal> {
+/// A chain of evidence as a request brings it.
+#[derive(Clone)]
+pub(crate) struct Chain {
+    pub(crate) session: SessionId,
+    pub(crate) subject: Subject,
+    pub(crate) evidence: Vec<Transition>,
+    pub(crate) target: AttemptContext,
+}
+
+/// How a valid attempt stands to the active one, the stale left apart.
+pub(crate) enum Standing {
+    /// It is the active one, or there is none.
+    Answerable,
+    /// Its chain of evidence is verified.
+    Advance,
+    /// Its chain is to be verified, from this attempt.
+    Verify(AttemptContext),
+}
+
+/// Step 6 for an attempt above the active one: its chain is verified, is to be verified, or cannot reach it.
+pub(crate) fn stand_above(
+    context: &AttemptContext,
+    active: AttemptContext,
+    evidence: &[Transition],
+    authorised: Option<&Authorised>,
+) -> Result<Standing, Refusal> {
+    if authorised.is_some_and(|chain| chain.from == active.id() && chain.to == context.id()) {
+        return Ok(Standing::Advance);
+    }
+    let steps = context.number().saturating_sub(active.number());
+    if evidence.len() < usize::try_from(steps).unwrap_or(usize::MAX) && steps > 1 {
+        return Err(Refusal::AttemptFuture { number: context.number(), active: active.number() });
+    }
+    Ok(Standing::Verify(active))
+}
+
+/// Verifies a chain of evidence from `active` to its target, off the lock.
+pub(crate) fn verify_chain(facts: &Facts, chain: &Chain, active: &AttemptContext) -> Result<Authorised, Refusal> {
+    let Chain { session, subject, evidence: transitions, target } = chain;
     let binding = AttemptBinding {
-        key_group: &request.key_group,
-        session: &request.session,
-        message: &request.subject.message,
+        key_group: &facts.key_group,
+        session,
+        message: &subject.message,
         threshold: facts.group_key.threshold(),
     };
-    let oracle = Oracle { facts, session: &request.session, subject: &request.subject };
-    let root = request.subject.root.as_ref();
-    let steps = evidence::authorise(&binding, root, active, target, &request.evidence, &oracle)?;
+    let oracle = Oracle { facts, session, subject };
+    let steps = evidence::authorise(&binding, subject.root.as_ref(), active, target, transitions, &oracle)?;
     let advances = steps
         .iter()
         .map(|step| Advance {
             from: step.from.id(),
             number: step.to.number(),
-            hash: TransitionRecord::new(&request.key_group, &request.session, step).hash(),
+            hash: TransitionRecord::new(&facts.key_group, session, step).hash(),
             votes: u16::try_from(step.votes).unwrap_or(u16::MAX),
             timeout: step.reason == TransitionReason::CoordinatorTimeout,
             blamed: match step.reason {

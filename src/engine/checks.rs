@@ -2,6 +2,7 @@
 
 use super::caller::Caller;
 use super::core::{Env, ended};
+use super::record::Advance;
 use super::refusal::Refusal;
 use super::request::{SignRequest, Subject};
 use super::state::{Approval, KeyGroup, Session, session_room};
@@ -76,9 +77,17 @@ pub(crate) fn check_driver(group: &KeyGroup, caller: &Caller, context: &AttemptC
     })
 }
 
-pub(crate) fn check_quarantine(group: &KeyGroup, env: &Env<'_>, included: &[Member]) -> Result<(), Refusal> {
+/// Nobody included is quarantined, by the scores as they are when `advances` are recorded: an advance must not be installed
+/// and then be refused for the blame that it brings itself (I3).
+pub(crate) fn check_quarantine(
+    group: &KeyGroup,
+    env: &Env<'_>,
+    included: &[Member],
+    advances: &[Advance],
+) -> Result<(), Refusal> {
+    let scores = group.scores_after(advances);
     for member in included {
-        if let Some(score) = group.scores.get(member).filter(|score| score.quarantined(env.config.scoring)) {
+        if let Some(score) = scores.get(member).filter(|score| score.quarantined(env.config.scoring)) {
             return Err(Refusal::Quarantined { member: *member, score: score.points() });
         }
     }
@@ -95,14 +104,19 @@ pub(crate) fn facts(transaction: &UnsignedTransaction, keys: &[[u8; 32]]) -> Tra
     facts
 }
 
-/// Step 8: registries have room.
-pub(crate) fn check_room(group: &KeyGroup, session: Option<&Session>, member: Member) -> Result<(), Refusal> {
+/// Step 8: registries have room. `computing`: rounds of the member that are on their way into its session.
+pub(crate) fn check_room(
+    group: &KeyGroup,
+    session: Option<&Session>,
+    member: Member,
+    computing: usize,
+) -> Result<(), Refusal> {
     match session {
         None if !session_room(group) => Err(open_sessions_full()),
         None => Ok(()),
         Some(session) => {
             let answers = session.consumed.iter().filter(|(_, answered)| *answered == member).count();
-            if answers >= limits::ANSWERS_MAX {
+            if answers + computing >= limits::ANSWERS_MAX {
                 return Err(Refusal::AttemptExhausted { member, limit: limits::ANSWERS_MAX });
             }
             Ok(())

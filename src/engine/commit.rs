@@ -48,13 +48,14 @@ impl Engine {
         let mut entropy = (self.inner.entropy)();
         let (nonces, commitments) = frost::commit(&share, &mut entropy);
         let pair = NoncePair { nonces, commitments };
-        let now = self.inner.clock.now();
+        let env = self.env();
         let mut core = self.core();
         core.settle(&self.inner.line)?;
-        // The session may have been aborted meanwhile: its nonces are wiped, and no new ones are kept.
+        // The key group may have been frozen or the session aborted meanwhile: its nonces are wiped, and no new ones are kept.
+        env.check_release(key_group)?;
         core.refuse_ended(key_group, session)?;
         core.nonce_room(key_group)?;
-        Ok(core.nonces.insert(key, pair, now))
+        Ok(core.nonces.insert(key, pair, env.now))
     }
 }
 

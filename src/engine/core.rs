@@ -1,7 +1,7 @@
 //! The core: everything the engine remembers, behind one lock that is held for memory work only (I9). No clock, no
 //! disk, no token, no FROST here: those are arguments, or happen before and after.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use frostkeep_hsm::clock::Millis;
@@ -15,6 +15,7 @@ use super::record::{self, Record};
 use super::refusal::Refusal;
 use super::request::Subject;
 use super::state::{KeyGroup, Outcome, Phase, State, Tombstone, subject_hash};
+use super::timers::Timers;
 use crate::ids::{AttemptId, KeyGroupId, Member, SessionId};
 use crate::limits;
 use crate::store::{EncodedRecord, Line, OpenError, Position, Releases, Slot, SlotKind, Status, Storage};
@@ -118,9 +119,6 @@ pub(crate) struct Flight {
     pub(crate) state: watch::Sender<FlightState>,
 }
 
-/// When a node first saw a valid context of an attempt.
-pub(crate) type Timers = HashMap<(KeyGroupId, SessionId, AttemptId), Millis>;
-
 /// Everything behind the lock.
 pub(crate) struct Core {
     pub(crate) ledger: Ledger,
@@ -138,7 +136,7 @@ impl Core {
             nonces: NoncePool::default(),
             flights: BTreeMap::new(),
             flight_serial: 0,
-            timers: Timers::new(),
+            timers: Timers::default(),
             idle: super::sessions::IdleClock::default(),
         }
     }

@@ -96,8 +96,10 @@ impl Core {
         let work = match &request.finish {
             Finish::Signature(signature) => Work::Signature(*signature),
             Finish::Shares { attempt, shares } => {
-                let answered =
-                    session.rounds.values().find(|round| round.body.context.attempt_id == *attempt.as_bytes());
+                // A pending advance clears nothing: what was durable before it still counts.
+                let durable = self.durable_group(&request.key_group)?.sessions.get(&request.session);
+                let mut rounds = [Some(session), durable].into_iter().flatten().flat_map(|view| view.rounds.values());
+                let answered = rounds.find(|round| round.body.context.attempt_id == *attempt.as_bytes());
                 let round = answered.ok_or_else(|| {
                     Refusal::InvalidRequest(format!("no member of this node has a round of attempt {attempt}"))
                 })?;
@@ -132,7 +134,7 @@ impl Core {
         let slot = env.reserve(SlotKind::Round, encoded.size_bytes())?;
         let position = self.install(env.line, slot, record, encoded)?;
         self.nonces.wipe_session(&key_group, &session);
-        self.idle.forget(&key_group, &session);
+        self.forget_session(&key_group, &session);
         Ok(position)
     }
 }

@@ -32,11 +32,20 @@ impl Drop for Landing {
 
 impl Core {
     /// The computations of a session that are under way.
-    pub(super) fn flights_of(&self, key_group: &KeyGroupId, session: &SessionId) -> impl Iterator<Item = &Flight> {
+    pub(super) fn flights_of(
+        &self,
+        key_group: &KeyGroupId,
+        session: &SessionId,
+    ) -> impl Iterator<Item = (Member, &Flight)> {
         let first = (*key_group, session.clone(), AttemptId::new([0; 32]), Member::FIRST);
         let (key_group, session) = (*key_group, session.clone());
         let of_session = move |key: &FlightKey| key.0 == key_group && key.1 == session;
-        self.flights.range(first..).take_while(move |(key, _)| of_session(key)).map(|(_, flight)| flight)
+        self.flights.range(first..).take_while(move |(key, _)| of_session(key)).map(|(key, flight)| (key.3, flight))
+    }
+
+    /// How many of them are one member's.
+    pub(super) fn flights_of_member(&self, key_group: &KeyGroupId, session: &SessionId, member: Member) -> usize {
+        self.flights_of(key_group, session).filter(|(of, _)| *of == member).count()
     }
 
     /// Says `busy` where a session is not known yet, and its first round is being computed: "no such session" would be

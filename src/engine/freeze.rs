@@ -104,7 +104,9 @@ impl Core {
         reason: &str,
     ) -> Option<Position> {
         let group = self.ledger.admitted().key_groups.get(key_group)?;
-        if group.freezes.contains_key(&freeze) {
+        let in_force = group.freezes.values().filter(|known| !known.lifted).count();
+        // As many are in force as there can be deny files: one more changes nothing, and its record would.
+        if group.freezes.contains_key(&freeze) || in_force >= limits::DENY_FILES_MAX {
             return None;
         }
         let record = Record::Frozen { key_group: *key_group, freeze, reason: reason.into(), unix: env.unix };

@@ -32,6 +32,7 @@ mod sessions;
 mod sign;
 pub mod state;
 mod tally;
+mod timers;
 mod vote;
 mod wait;
 
@@ -53,13 +54,14 @@ pub use request::{
 pub use sessions::SessionView;
 pub use tally::TallyView;
 
-use self::advance::Facts;
+use self::advance::{Authorised, Chain, Facts};
 use self::core::{Core, Env};
 use self::finalize::FinalizeStep;
 use self::keygen::Ceremonies;
 use self::reply::ReleasedRound;
 use self::sign::{SignQuestion, SignStep};
 use self::tally::Tally;
+use self::vote::VoteStep;
 use crate::identity::{IdentityKey, NodeIdentity};
 use crate::ids::{KeyGroupId, SessionId};
 use crate::limits;
@@ -138,6 +140,11 @@ struct Inner {
     entropy: EntropySource,
     config: EngineConfig,
     tally: Tally,
+}
+
+/// A long chain of votes and shares takes seconds: not on a thread that serves.
+async fn verify(facts: Facts, chain: Chain, active: AttemptContext) -> Result<Authorised, Refusal> {
+    wait::blocking(move || advance::verify_chain(&facts, &chain, &active)).await
 }
 
 impl Engine {
@@ -240,10 +247,13 @@ impl Engine {
                     self.await_landing(state).await?;
                 }
                 SignStep::Verify { active } => {
-                    // A long chain of votes and shares takes seconds: not on a thread that serves.
-                    let (facts, request, target) = (facts.clone(), request.clone(), question.context.clone());
-                    let verify = move || advance::verify_chain(&facts, &request, &active, &target);
-                    authorised = Some(wait::blocking(verify).await?);
+                    let chain = Chain {
+                        session: request.session.clone(),
+                        subject: request.subject,
+                        evidence: request.evidence.clone(),
+                        target: question.context.clone(),
+                    };
+                    authorised = Some(verify(facts.clone(), chain, active).await?);
                 }
                 SignStep::MakePair => {
                     let current = self.pair(&request.key_group, &request.session, request.member).ok().map(Box::new);
@@ -362,21 +372,38 @@ impl Engine {
     ///
     /// # Errors
     /// [`Refusal`]; `vote_too_early` carries the time left.
-    pub fn vote_timeout(&self, caller: &Caller, request: &VoteRequest) -> Result<TimeoutVote, Refusal> {
-        let answer = self.guard_signature(&request.key_group, self.vote(caller, request));
+    pub async fn vote_timeout(&self, caller: &Caller, request: &VoteRequest) -> Result<TimeoutVote, Refusal> {
+        let answer = self.vote(caller, request).await;
+        let answer = self.guard_signature(&request.key_group, answer);
         self.inner.tally.note("VoteTimeout", answer)
     }
 
-    fn vote(&self, caller: &Caller, request: &VoteRequest) -> Result<TimeoutVote, Refusal> {
+    async fn vote(&self, caller: &Caller, request: &VoteRequest) -> Result<TimeoutVote, Refusal> {
         caller.require(&[Role::Coordinator, Role::Peer])?;
-        let group_key = self.facts(&request.key_group)?.group_key;
+        let facts = self.facts(&request.key_group)?;
+        let group_key = &facts.group_key;
         let threshold = group_key.threshold();
         let context =
             checks::parse_context(&request.key_group, &request.session, &request.subject, threshold, &request.context)?;
         let output_key = group_key.output_key(request.subject.root.as_ref());
-        let job = {
-            let env = self.env();
-            self.core().admit_vote(&env, caller, request, &context, &output_key)?
+        let mut authorised = None;
+        let job = loop {
+            let step = {
+                let env = self.env();
+                self.core().admit_vote(&env, caller, request, &context, &output_key, authorised.as_ref())?
+            };
+            match step {
+                VoteStep::Sign(job) => break job,
+                VoteStep::Verify { active } => {
+                    let chain = Chain {
+                        session: request.session.clone(),
+                        subject: request.subject,
+                        evidence: request.evidence.clone(),
+                        target: context.clone(),
+                    };
+                    authorised = Some(verify(facts.clone(), chain, active).await?);
+                }
+            }
         };
         let signature = sign_hash(&job.identity, &job.message);
         let vote = TimeoutVote { voter: job.voter.number(), signature: signature.to_vec() };

@@ -56,6 +56,8 @@ pub struct VoteRequest {
     pub subject: Subject,
     /// The attempt.
     pub context: AttemptContextParts,
+    /// Evidence for the advances from this node's active attempt to this one, when this node has missed them.
+    pub evidence: Vec<Transition>,
 }
 
 /// One share as a coordinator hands it in.

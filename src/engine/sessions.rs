@@ -13,6 +13,7 @@ use super::request::{SessionRequest, Subject};
 use super::state::{Outcome, Phase, Round, State};
 use crate::ids::{AttemptId, AttemptPolicy, KeyGroupId, Member, SessionId};
 use crate::limits;
+use crate::roast::AttemptContext;
 use crate::roast::transcript::TranscriptHead;
 use crate::store::{Durable, Position, SlotKind};
 
@@ -128,7 +129,7 @@ impl Core {
         let encoded = encode(&record)?;
         let slot = env.reserve(SlotKind::Round, encoded.size_bytes())?;
         let position = self.install(env.line, slot, record, encoded)?;
-        self.idle.forget(key_group, session);
+        self.forget_session(key_group, session);
         Ok(position)
     }
 
@@ -164,7 +165,7 @@ impl Core {
             *number = (*number).max(round.body.context.number);
             let included: Vec<Member> =
                 round.body.context.included.iter().filter_map(|number| Member::new(*number).ok()).collect();
-            if check_quarantine(group, env, &included).is_ok() {
+            if check_quarantine(group, env, &included, &[]).is_ok() {
                 rounds.extend(env.line.durable().prove(round.clone()));
             }
         }
@@ -185,7 +186,7 @@ impl Core {
     pub(crate) fn tick(&mut self, env: &Env<'_>) -> Result<Option<State>, Refusal> {
         self.settle(env.line)?;
         self.nonces.expire(env.now);
-        self.timers.retain(|_, seen| env.now.since(*seen) < limits::VOTE_TIMER_AGE_MS_MAX);
+        self.timers.expire(env.now);
         let runs = env.status.admits_work();
         self.idle.tick(env.now, runs);
         let due = runs && self.idle.scan_is_due(env.config.session_idle_ms_max);
@@ -204,23 +205,42 @@ impl Core {
         Ok(())
     }
 
-    /// Starts the node's own timer of an attempt at the first request with a valid context.
-    pub(crate) fn timers_note(
+    /// What RAM keeps of a session goes with its end.
+    pub(crate) fn forget_session(&mut self, key_group: &KeyGroupId, session: &SessionId) {
+        self.idle.forget(key_group, session);
+        self.timers.forget_session(key_group, session);
+    }
+
+    /// A serve from memory keeps its session from being idle, and starts the timer of its attempt after a restart.
+    pub(crate) fn note_serve(
         &mut self,
         env: &Env<'_>,
         key_group: &KeyGroupId,
         session: &SessionId,
-        attempt: AttemptId,
+        context: &AttemptContext,
     ) {
-        let evidence = self
-            .ledger
-            .durable()
-            .key_groups
-            .get(key_group)
-            .is_some_and(|group| group.attempt_policy == AttemptPolicy::Evidence);
-        let key = (*key_group, session.clone(), attempt);
-        if evidence && (self.timers.contains_key(&key) || self.timers.len() < limits::VOTE_TIMERS_MAX) {
-            self.timers.entry(key).or_insert(env.now);
+        // Not of one whose end is in line: nothing would ever forget it again.
+        if self.admitted_group(key_group).is_ok_and(|group| group.sessions.contains_key(session)) {
+            self.idle.touch(key_group, session);
+            self.start_timer(env, key_group, session, context);
         }
+    }
+
+    /// Starts the node's own timer of an attempt at the first request for it that passes step 6: an attempt that nothing
+    /// authorises has no coordinator who could be silent. Says when it started.
+    pub(crate) fn start_timer(
+        &mut self,
+        env: &Env<'_>,
+        key_group: &KeyGroupId,
+        session: &SessionId,
+        context: &AttemptContext,
+    ) -> Millis {
+        let group = self.ledger.durable().key_groups.get(key_group);
+        if group.is_none_or(|group| group.attempt_policy != AttemptPolicy::Evidence) {
+            return env.now;
+        }
+        let open = group.and_then(|group| group.sessions.get(session));
+        let active = open.and_then(|session| session.active.as_ref()).map(|active| active.number);
+        self.timers.start(key_group, session, context, active, env.now)
     }
 }

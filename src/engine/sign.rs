@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::advance::Authorised;
+use super::advance::{Authorised, Standing, stand_above};
 use super::caller::{Caller, Role};
 use super::checks::{
     check_driver, check_package, check_policy, check_quarantine, check_room, check_session, open_sessions_full,
@@ -131,21 +131,20 @@ impl Core {
         caller.require(&[Role::Coordinator])?;
         self.settle(env.line)?;
         self.check_durable(env, caller, question)?;
-        self.timers_note(env, &request.key_group, &request.session, question.context.id());
         let group = self.durable_group(&request.key_group)?;
         let session = group.sessions.get(&request.session);
         if let Some(round) = session.and_then(|session| session.rounds.get(&question.attempt())) {
             if round.body.fingerprint != question.fingerprint {
                 return Err(question.conflict());
             }
-            check_quarantine(group, env, question.context.included())?;
+            check_quarantine(group, env, question.context.included(), &[])?;
             let round = env
                 .line
                 .durable()
                 .prove(round.clone())
                 .map_err(|round| not_durable(&env.status, env.now, round.position))?;
             let current = self.nonces.current(&nonce_key(request)).cloned().map(Box::new);
-            self.idle.touch(&request.key_group, &request.session);
+            self.note_serve(env, &request.key_group, &request.session, &question.context);
             return Ok(SignStep::Serve(round, current));
         }
         self.admit_fresh(env, question, authorised)
@@ -196,9 +195,14 @@ impl Core {
             Standing::Advance => authorised.cloned(),
             Standing::Verify(active) => return Ok(SignStep::Verify { active }),
         };
-        check_room(group, session, request.member)?;
+        self.start_timer(env, &request.key_group, &request.session, &question.context);
+        let group = self.admitted_group(&request.key_group)?;
+        let session = group.sessions.get(&request.session);
+        let computing = self.flights_of_member(&request.key_group, &request.session, request.member);
+        check_room(group, session, request.member, computing)?;
         check_package(group, request, &question.context)?;
-        check_quarantine(group, env, question.context.included())?;
+        let recorded = advances.as_ref().map_or(&[][..], |chain| &chain.advances);
+        check_quarantine(group, env, question.context.included(), recorded)?;
         let key = nonce_key(request);
         let offered = request.package.commitments_of(request.member);
         match self.nonces.current(&key) {
@@ -266,7 +270,7 @@ impl Core {
             return Ok(Some(SignStep::Join(flight.state.subscribe())));
         }
         let request = question.request;
-        if self.flights_of(&request.key_group, &request.session).any(|flight| flight.subject != request.subject) {
+        if self.flights_of(&request.key_group, &request.session).any(|(_, flight)| flight.subject != request.subject) {
             return Err(Refusal::SessionConflict(request.session.clone()));
         }
         Ok(None)
@@ -284,7 +288,6 @@ impl Core {
         if group.tombstone(session_id).is_some() {
             return Err(Refusal::Busy("the end of this session"));
         }
-        check_quarantine(group, env, computed.context.included())?;
         let mut advance_done = false;
         if let Some(session) = group.sessions.get(session_id) {
             if session.subject != computed.subject {
@@ -300,6 +303,11 @@ impl Core {
         } else if !session_room(group) {
             return Err(open_sessions_full());
         }
+        let recorded = match &computed.record {
+            Record::Round { advances, .. } if !advance_done => advances.as_slice(),
+            _ => &[],
+        };
+        check_quarantine(group, env, computed.context.included(), recorded)?;
         let Computed { record, encoded, slot, next, .. } = computed;
         let (record, encoded) = match record {
             // Another seat's record has made the same advance: it is blamed and transcribed once.
@@ -391,13 +399,6 @@ pub(crate) fn nonce_key(request: &SignRequest) -> (KeyGroupId, SessionId, Member
     (request.key_group, request.session.clone(), request.member)
 }
 
-/// How a fresh request stands to the attempts of its session.
-enum Standing {
-    Answerable,
-    Advance,
-    Verify(AttemptContext),
-}
-
 /// Step 6 and the consumed markers, on the admitted view.
 fn check_attempt(
     group: &KeyGroup,
@@ -428,17 +429,7 @@ fn check_attempt(
                     return Err(Refusal::AttemptStale { number, active: number_active });
                 }
                 AgainstActive::Next | AgainstActive::Future { .. } => {
-                    let steps = question.context.number() - active.number();
-                    if authorised.is_some_and(|chain| chain.from == active.id() && chain.to == question.context.id()) {
-                        Standing::Advance
-                    } else if request.evidence.len() < usize::try_from(steps).unwrap_or(usize::MAX) && steps > 1 {
-                        return Err(Refusal::AttemptFuture {
-                            number: question.context.number(),
-                            active: active.number(),
-                        });
-                    } else {
-                        Standing::Verify(active)
-                    }
+                    stand_above(&question.context, active, &request.evidence, authorised)?
                 }
             }
         }

@@ -263,16 +263,16 @@ impl State {
             }
             Record::Frozen { freeze, reason, unix, .. } => {
                 // A thaw that names an id lifts it for ever: a deny file found later must not bring it back.
-                let lifted = group.freezes.get(freeze).is_some_and(|known| known.lifted);
-                group.freezes.insert(*freeze, Freeze { reason: reason.clone(), unix: *unix, lifted });
+                if !group.freezes.get(freeze).is_some_and(|known| known.lifted) {
+                    group.freezes.insert(*freeze, Freeze { reason: reason.clone(), unix: *unix, lifted: false });
+                }
                 Ok(())
             }
             Record::Thawed { freezes, unix, .. } => {
                 for freeze in freezes {
-                    let known = group.freezes.get(freeze).cloned();
-                    let (reason, unix) = known.map_or((String::new(), *unix), |known| (known.reason, known.unix));
-                    group.freezes.insert(*freeze, Freeze { reason, unix, lifted: true });
+                    group.freezes.insert(*freeze, Freeze { reason: String::new(), unix: *unix, lifted: true });
                 }
+                group.forget_lifted();
                 Ok(())
             }
             Record::Identity(_) | Record::Prepared(_) | Record::PreparedDropped { .. } => {
@@ -416,13 +416,40 @@ impl KeyGroup {
         }
     }
 
+    /// Forgets the freezes lifted first when there are too many. One whose deny file is still there then freezes again: a
+    /// freeze that is forgotten can only deny.
+    fn forget_lifted(&mut self) {
+        let mut lifted: Vec<(u64, FreezeId)> =
+            self.freezes.iter().filter(|(_, known)| known.lifted).map(|(id, known)| (known.unix, *id)).collect();
+        let surplus = lifted.len().saturating_sub(limits::FREEZES_LIFTED_MAX);
+        if surplus > 0 {
+            lifted.sort_unstable();
+            for (_, id) in lifted.iter().take(surplus) {
+                self.freezes.remove(id);
+            }
+        }
+    }
+
+    /// The scores when `advances` are recorded. A clone is O(1).
+    pub(crate) fn scores_after(&self, advances: &[Advance]) -> OrdMap<Member, Score> {
+        let mut scores = self.scores.clone();
+        for advance in advances {
+            let blame = match advance.timeout {
+                true => Blame::Timeout { votes: usize::from(advance.votes), threshold: self.group_key.threshold() },
+                false => Blame::InvalidShare,
+            };
+            for member in &advance.blamed {
+                scores.entry(*member).or_default().blame(Scoring::On, advance.from, blame);
+            }
+        }
+        scores
+    }
+
     fn take_round(&mut self, position: Position, body: &Arc<RoundBody>, advances: &[Advance]) -> Result<(), String> {
         let subject = Subject { message: body.message, root: body.root };
         let attempt = AttemptId::new(body.context.attempt_id);
         let evidence = matches!(self.attempt_policy, AttemptPolicy::Evidence);
-        for advance in advances {
-            blame(&mut self.scores, self.group_key.threshold(), advance);
-        }
+        self.scores = self.scores_after(advances);
         let session = self.sessions.entry(body.session.clone()).or_insert_with(|| Session {
             subject,
             active: None,
@@ -451,16 +478,6 @@ impl KeyGroup {
         let tombstone = Tombstone { subject_hash: subject_hash(&ended.subject), outcome, position };
         self.ended.insert(session_hash(session), tombstone);
         Ok(())
-    }
-}
-
-fn blame(scores: &mut OrdMap<Member, Score>, threshold: u16, advance: &Advance) {
-    let blame = match advance.timeout {
-        true => Blame::Timeout { votes: usize::from(advance.votes), threshold },
-        false => Blame::InvalidShare,
-    };
-    for member in &advance.blamed {
-        scores.entry(*member).or_default().blame(Scoring::On, advance.from, blame);
     }
 }
 

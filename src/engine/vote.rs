@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::advance::{Authorised, Standing, stand_above};
 use super::caller::{Caller, Role};
 use super::checks::{check_policy, check_session, parse_context};
 use super::core::{Core, Env};
@@ -9,7 +10,6 @@ use super::refusal::Refusal;
 use super::request::VoteRequest;
 use crate::identity::NodeIdentity;
 use crate::ids::{AttemptPolicy, Member};
-use crate::limits;
 use crate::roast::{AgainstActive, AttemptContext, timeout_vote_message};
 
 /// A vote to be signed off the lock.
@@ -17,6 +17,14 @@ pub(crate) struct VoteJob {
     pub(crate) identity: Arc<NodeIdentity>,
     pub(crate) message: [u8; 32],
     pub(crate) voter: Member,
+}
+
+/// What to do next for a `VoteTimeout`.
+pub(crate) enum VoteStep {
+    /// Verify the evidence off the lock, from this attempt.
+    Verify { active: AttemptContext },
+    /// Sign it off the lock.
+    Sign(VoteJob),
 }
 
 impl Core {
@@ -28,7 +36,8 @@ impl Core {
         request: &VoteRequest,
         context: &AttemptContext,
         output_key: &[u8; 32],
-    ) -> Result<VoteJob, Refusal> {
+        authorised: Option<&Authorised>,
+    ) -> Result<VoteStep, Refusal> {
         caller.require(&[Role::Coordinator, Role::Peer])?;
         self.settle(env.line)?;
         let group = self.durable_group(&request.key_group)?;
@@ -51,32 +60,29 @@ impl Core {
             let threshold = group.group_key.threshold();
             let active = parse_context(&request.key_group, &request.session, &request.subject, threshold, active)?;
             match context.against(&active) {
-                AgainstActive::Same | AgainstActive::Next => {}
+                AgainstActive::Same => {}
+                AgainstActive::Next | AgainstActive::Future { .. } => {
+                    match stand_above(context, active, &request.evidence, authorised)? {
+                        Standing::Verify(active) => return Ok(VoteStep::Verify { active }),
+                        Standing::Answerable | Standing::Advance => {}
+                    }
+                }
                 AgainstActive::Stale { number, active } => {
                     return Err(Refusal::AttemptStale { number, active });
-                }
-                AgainstActive::Future { number, active } => {
-                    return Err(Refusal::AttemptFuture { number, active });
                 }
                 AgainstActive::Conflict { .. } => {
                     return Err(Refusal::AttemptConflict { attempt: context.id(), member: request.member });
                 }
             }
         }
-        self.timers_note(env, &request.key_group, &request.session, context.id());
-        let key = (request.key_group, request.session.clone(), context.id());
-        let started = self
-            .timers
-            .get(&key)
-            .copied()
-            .ok_or(Refusal::CapacityExceeded { what: "attempt timers", limit: limits::VOTE_TIMERS_MAX as u64 })?;
+        let started = self.start_timer(env, &request.key_group, &request.session, context);
         let left_ms = env.config.attempt_timeout_ms.saturating_sub(env.now.since(started));
         if left_ms > 0 {
             return Err(Refusal::VoteTooEarly { number: context.number(), left_ms });
         }
         let identity = self.identity()?;
         let message = timeout_vote_message(&request.key_group, &request.session, context, request.member);
-        Ok(VoteJob { identity, message, voter: request.member })
+        Ok(VoteStep::Sign(VoteJob { identity, message, voter: request.member }))
     }
 
     /// The node identity, which every open state has.

@@ -1,4 +1,6 @@
-//! Blame that adds up. Off unless configured; fed by verified faults only.
+//! Blame that adds up. Off unless configured; fed by verified faults only, which exist under the policy `evidence`: there an
+//! advance is recorded with its proof. Under `roast` a member at fault is named to whoever drives the session, which leaves it
+//! out; a refusal is never a record.
 
 use std::collections::BTreeSet;
 

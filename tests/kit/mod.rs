@@ -49,6 +49,15 @@ use rand_core::RngCore;
 
 pub const PIN: &str = "kit-pin-7d1f";
 
+/// The outcome of an operation that needs nobody's help.
+pub fn at_once<T>(operation: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(operation).poll(&mut context) {
+        std::task::Poll::Ready(outcome) => outcome,
+        std::task::Poll::Pending => panic!("it waits for something"),
+    }
+}
+
 /// The key under which a node's state is sealed.
 pub enum Token {
     Scripted(ScriptedHandle),

@@ -12,7 +12,8 @@ use frostkeep::store::Status;
 use tokio::task::JoinHandle;
 
 use crate::kit::{
-    Bench, Cluster, Kind, Plan, any_message, coordinator, coordinator_as, eventually, member, peer, session, subject,
+    Bench, Cluster, Kind, Plan, any_message, at_once, coordinator, coordinator_as, eventually, member, peer, session,
+    subject,
 };
 
 pub(crate) type Answer = Result<RoundReply, Refusal>;
@@ -116,8 +117,9 @@ impl Stage {
             member: voter,
             subject: *subject,
             context: context.parts(),
+            evidence: Vec::new(),
         };
-        self.engine_of(voter).vote_timeout(&peer(), &request).unwrap()
+        at_once(self.engine_of(voter).vote_timeout(&peer(), &request)).unwrap()
     }
 
     pub(crate) fn ask(&self, caller: &Caller, request: &SignRequest) -> JoinHandle<Answer> {

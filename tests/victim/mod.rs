@@ -20,7 +20,7 @@ use frostkeep::hsm::clock::SystemClock;
 use frostkeep::hsm::config::{AgentCommand, Deadlines, TokenConfig};
 use frostkeep::hsm::sealer::Provider;
 use frostkeep::ids::{KeyGroupId, SessionId, from_hex, to_hex};
-use frostkeep::node::{Node, NodeConfig};
+use frostkeep::node::{Node, NodeConfig, Phase};
 use frostkeep::roast::{AttemptBinding, AttemptContext};
 use frostkeep::store::{Position, Tuning};
 
@@ -101,7 +101,25 @@ pub fn run(settings: &Settings) {
         Ok(node) => node,
         Err(error) => return say(&format!("@failed {error}")),
     };
-    let engine = match runtime.block_on(node.opened()) {
+    let mut last = String::new();
+    let opened = async {
+        loop {
+            match tokio::time::timeout(Duration::from_secs(5), node.opened()).await {
+                Ok(opened) => return opened,
+                Err(_) => {
+                    // Why it waits, for whoever reads the failure.
+                    if let Phase::Sealed { error, health } = node.phase() {
+                        let now = format!("sealed: {error}: {health:?}");
+                        if now != last {
+                            eprintln!("{now}");
+                            last = now;
+                        }
+                    }
+                }
+            }
+        }
+    };
+    let engine = match runtime.block_on(opened) {
         Ok(engine) => engine,
         Err(error) => return say(&format!("@failed {error}")),
     };
