@@ -35,8 +35,7 @@ struct Agent {
 
 /// Keeps at most one live agent.
 ///
-/// The agent dies with the *thread* that started it (`PR_SET_PDEATHSIG`): the owner of a supervisor should be the thread that
-/// lives longest, and a supervisor that has moved to another thread starts a new agent when the first thread ends.
+/// The agent dies with this process: when the pipe to it ends, a call that is under way gets a second, and then it is over.
 pub struct Supervisor {
     command: AgentCommand,
     environment: BTreeMap<String, String>,

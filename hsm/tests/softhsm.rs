@@ -578,6 +578,35 @@ fn an_agent_dies_with_its_node_even_while_it_hangs() {
     wait_until("the agent dies with its node", || !is_running(agent));
 }
 
+/// SoftHSM rewrites the token's file in a login. Four nodes at once, so that the machine is loaded and logins take their time.
+#[test]
+fn a_node_that_is_killed_while_it_logs_in_leaves_its_token_whole() {
+    let threads: Vec<_> = (0..4u64)
+        .map(|thread| {
+            std::thread::spawn(move || {
+                let bench = bench();
+                let config = serde_json::to_string(&bench.config).unwrap();
+                for round in 0..40u64 {
+                    let mut node = Command::new(std::env::current_exe().unwrap())
+                        .args(["--exact", "--ignored", "--nocapture", "a_node_for_another_test"])
+                        .env("FROSTKEEP_TEST_CONFIG", &config)
+                        .stdout(Stdio::null())
+                        .stderr(Stdio::null())
+                        .spawn()
+                        .unwrap();
+                    sleep(Duration::from_millis(10 + (round * 7 + thread * 3) % 60));
+                    node.kill().unwrap();
+                    node.wait().unwrap();
+                }
+                ready(&bench.config);
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+}
+
 #[test]
 fn an_agent_that_is_none_is_an_outage_within_the_deadline() {
     let bench = bench();

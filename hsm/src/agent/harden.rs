@@ -1,5 +1,5 @@
-//! What the agent does to itself before it loads a module: dies with its parent, cannot be traced or dumped, holds nothing
-//! but its pipes.
+//! What the agent does to itself before it loads a module: cannot be traced or dumped, holds nothing but its pipes. It dies with
+//! its parent, which holds their only other ends.
 
 use std::fs::File;
 use std::io;
@@ -8,7 +8,6 @@ use std::os::fd::{AsFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::Signal;
 
 /// Descriptors looked at where `/proc` is not mounted.
 const DESCRIPTORS_TRIED_MAX: u64 = 65_536;
@@ -21,7 +20,6 @@ pub(super) struct Pipes {
 
 /// Hardens this process and moves its pipes away from stdin and stdout, where a vendor's module could print into them.
 pub(super) fn harden() -> io::Result<Pipes> {
-    prctl::set_pdeathsig(Signal::SIGKILL)?;
     prctl::set_dumpable(false)?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
     close_inherited()?;

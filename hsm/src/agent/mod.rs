@@ -4,8 +4,14 @@
 mod harden;
 pub mod protocol;
 
+use std::fs::File;
 use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread;
+use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use protocol::{Frame, Reply, Request, VERSION};
 
 use crate::pkcs11::Module;
@@ -14,19 +20,26 @@ use crate::token::{FaultClass, TokenError};
 /// The hidden subcommand under which the node's own program is the agent.
 pub const SUBCOMMAND: &str = "token-agent";
 
+/// How long a call may go on when its node has died, milliseconds. SoftHSM rewrites the token's own file in a login: an agent that
+/// is killed inside one can leave a token that nobody finds again. A call that hangs ends all the same.
+const ORPHAN_MS_MAX: u64 = 1_000;
+
 /// The agent's whole life: hardens the process, then answers requests until the pipe ends. Must be the first thing that a
 /// process does: it closes every descriptor above 2.
 ///
 /// # Security
 /// A failure here goes to nobody but the parent, as the end of the pipe and an exit code; nothing is printed.
 pub fn main() -> ExitCode {
-    let Ok(mut pipes) = harden::harden() else {
+    let Ok(harden::Pipes { requests, mut replies }) = harden::harden() else {
+        return ExitCode::from(2);
+    };
+    let Some(requests) = read(requests) else {
         return ExitCode::from(2);
     };
     let mut module = Module::default();
     let mut greeted = false;
     loop {
-        let Ok(frame) = Frame::read_from(&mut pipes.requests) else {
+        let Ok(frame) = requests.recv() else {
             // The parent is gone or has had enough. No finalize: a hung module would keep this process.
             return ExitCode::SUCCESS;
         };
@@ -36,35 +49,35 @@ pub fn main() -> ExitCode {
         let written = match (&request, greeted) {
             (Request::Hello { version, parent }, _) => {
                 let ours = u32::try_from(nix::unistd::getppid().as_raw()).ok();
-                // A parent that died before the death signal was asked for has left us to somebody else.
+                // The one that speaks must be the one that started us.
                 if *version != VERSION || ours != Some(*parent) {
                     return ExitCode::from(4);
                 }
                 greeted = true;
-                reply(&mut pipes, Ok(Reply::Done))
+                reply(&mut replies, Ok(Reply::Done))
             }
             (_, false) => return ExitCode::from(5),
             (Request::Derive { key }, true) => match module.derive(*key, tail) {
                 Ok(derived) => {
-                    Frame::new(&Reply::Derived, derived.expose()).and_then(|frame| frame.write_to(&mut pipes.replies))
+                    Frame::new(&Reply::Derived, derived.expose()).and_then(|frame| frame.write_to(&mut replies))
                 }
-                Err(error) => reply(&mut pipes, Err(error)),
+                Err(error) => reply(&mut replies, Err(error)),
             },
             (Request::Connect { module: path, token }, true) => {
                 let answer = module.connect(path, token).map(Reply::Token);
-                reply(&mut pipes, answer)
+                reply(&mut replies, answer)
             }
             (Request::Login, true) => {
                 let answer = module.login(tail).map(|()| Reply::Done);
-                reply(&mut pipes, answer)
+                reply(&mut replies, answer)
             }
             (Request::Find { label, id }, true) => {
                 let answer = module.find(label.as_deref(), id.as_deref()).map(Reply::Keys);
-                reply(&mut pipes, answer)
+                reply(&mut replies, answer)
             }
             (Request::CreateKey { label, id }, true) => {
                 let answer = module.create_key(label, id).map(|()| Reply::Done);
-                reply(&mut pipes, answer)
+                reply(&mut replies, answer)
             }
         };
         drop(frame);
@@ -74,13 +87,31 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn reply(pipes: &mut harden::Pipes, answer: Result<Reply, TokenError>) -> std::io::Result<()> {
+/// Reads requests on a thread of its own, so that the end of the pipe is seen during a call too. The node holds the only other
+/// end: when it has died, however, the call that is under way gets its time, and then this process ends.
+fn read(mut pipe: File) -> Option<Receiver<Frame>> {
+    let (sender, requests) = sync_channel(1);
+    let reader = thread::Builder::new().name("requests".to_owned()).spawn(move || {
+        while let Ok(frame) = Frame::read_from(&mut pipe) {
+            if sender.send(frame).is_err() {
+                return;
+            }
+        }
+        drop(sender);
+        thread::sleep(Duration::from_millis(ORPHAN_MS_MAX));
+        // Not exit(): a module's own exit handlers could wait for the call that hangs.
+        let _ = kill(Pid::this(), Signal::SIGKILL);
+    });
+    reader.is_ok().then_some(requests)
+}
+
+fn reply(replies: &mut File, answer: Result<Reply, TokenError>) -> std::io::Result<()> {
     let reply = answer.unwrap_or_else(Reply::Failed);
     match Frame::new(&reply, &[]) {
-        Ok(frame) => frame.write_to(&mut pipes.replies),
+        Ok(frame) => frame.write_to(replies),
         Err(cause) => {
             let error = TokenError::new(FaultClass::Integrity, "reply", "reply_too_long", cause.to_string());
-            Frame::new(&Reply::Failed(error), &[])?.write_to(&mut pipes.replies)
+            Frame::new(&Reply::Failed(error), &[])?.write_to(replies)
         }
     }
 }
