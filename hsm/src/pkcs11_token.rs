@@ -150,7 +150,7 @@ impl Pkcs11Token {
 
     /// Keys by label and id.
     pub(crate) fn find(&mut self, label: Option<String>, id: Option<Vec<u8>>) -> Result<Vec<FoundKey>, TokenError> {
-        match self.supervisor.call(&Request::Find { label, id }, &[], self.deadlines.login()) {
+        match self.supervisor.call(&Request::Find { label, id }, &[], self.deadlines.call()) {
             Ok(Answer::Reply(Reply::Keys(keys))) => Ok(keys),
             Ok(_) => Err(self.supervisor.confused("find")),
             Err(error) => Err(self.restart_after(error)),
@@ -159,6 +159,8 @@ impl Pkcs11Token {
 
     /// Creates a key. Only provisioning asks for it.
     pub(crate) fn create_key(&mut self, label: String, id: Vec<u8>) -> Result<(), TokenError> {
+        // The longer deadline: tokens may take seconds to make a key, nobody is served meanwhile, and one that is made after its
+        // deadline would be made again.
         match self.supervisor.call(&Request::CreateKey { label, id }, &[], self.deadlines.login()) {
             Ok(Answer::Reply(Reply::Done)) => Ok(()),
             Ok(_) => Err(self.supervisor.confused("create_key")),
@@ -349,6 +351,17 @@ mod tests {
             token.login(&info).unwrap();
             assert_eq!(token.logins(), 1);
         }
+    }
+
+    #[test]
+    fn a_search_has_the_deadline_of_a_call() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut token = replying(directory.path(), &[Reply::Done, Reply::Token(info(false, false))]);
+        token.deadlines.call_ms = 50;
+        token.connect().unwrap();
+        let error = token.find(None, None).unwrap_err();
+        assert_eq!((error.class, error.operation.as_str()), (FaultClass::Deadline, "find"));
+        assert!(error.detail.contains("within 50 ms"), "{error}");
     }
 
     #[test]
