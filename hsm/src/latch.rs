@@ -245,13 +245,49 @@ impl Latch {
 )]
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let directory = path.parent().ok_or_else(|| io::Error::other("no directory"))?;
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    ensure_directory(directory, &mut sync_directory)?;
     let temporary = path.with_extension("latch.new");
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
-    File::open(directory)?.sync_all()
+    sync_directory(directory)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Makes a directory, mode 0700, with those above it, and each one's name durable before the next. Also when it is there: who made
+/// it may have been killed before that.
+fn ensure_directory(path: &Path, sync: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        // The root.
+        None => return Ok(()),
+    };
+    let make = || DirBuilder::new().mode(0o700).create(path);
+    let made = match make() {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            ensure_directory(parent, sync)?;
+            make()
+        }
+        made => made,
+    };
+    match made {
+        Ok(()) => sync(parent),
+        Err(cause) if path.is_dir() && cause.kind() == io::ErrorKind::AlreadyExists => match sync(parent) {
+            // A parent that we may not read, or that cannot be written: the name in it is not ours to sync.
+            Err(cause) if is_foreign(cause.kind()) => Ok(()),
+            synced => synced,
+        },
+        Err(cause) => Err(cause),
+    }
+}
+
+const fn is_foreign(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::InvalidInput)
 }
 
 fn render(state: &LatchState) -> String {
@@ -368,6 +404,30 @@ mod tests {
         assert!(matches!(latch.begin(&pin), Err(LatchError::File { .. })));
         full.ends();
         latch.begin(&pin).unwrap();
+    }
+
+    #[test]
+    fn the_name_of_the_directory_is_synced_each_time_and_every_one_above_it_that_is_made() {
+        let root = tempfile::tempdir().unwrap();
+        let (above, directory) = (root.path().join("above"), root.path().join("above/latches"));
+        let synced = |answer: Option<io::ErrorKind>| {
+            let mut synced = Vec::new();
+            let ensured = ensure_directory(&directory, &mut |path| {
+                synced.push((path.to_owned(), path.read_dir().unwrap().count()));
+                answer.map_or(Ok(()), |kind| Err(kind.into()))
+            });
+            (synced, ensured.is_ok())
+        };
+        let made = vec![(root.path().to_owned(), 1), (above.clone(), 1)];
+        assert_eq!(synced(None), (made, true), "each before the next is made");
+        for (answer, expected) in [
+            (None, true),
+            (Some(io::ErrorKind::PermissionDenied), true),
+            (Some(io::ErrorKind::ReadOnlyFilesystem), true),
+            (Some(io::ErrorKind::StorageFull), false),
+        ] {
+            assert_eq!(synced(answer), (vec![(above.clone(), 1)], expected), "{answer:?}");
+        }
     }
 
     #[test]
