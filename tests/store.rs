@@ -815,3 +815,29 @@ fn stopping_writes_what_waits_and_anchors_what_is_owed() {
     assert_eq!(status.anchor.owed_records, 0);
     assert_eq!(world.token.state().anchor.unwrap().position, line.last().number());
 }
+
+#[test]
+fn a_persister_that_panicked_keeps_the_state_to_its_process_while_that_one_releases() {
+    let world = World::new(tuning(Strength::Off));
+    let directory = tempfile::tempdir().unwrap();
+    create(directory.path(), &mut *world.token.provider(), &mut world.environment()).unwrap();
+    let begin = || Opening::begin(directory.path(), world.token.provider(), world.environment(), world.tuning);
+    let Ok(opened) = begin().unwrap().recover(Records::default()) else { panic!("it did not open") };
+    world.token.state().wraps_panic = true;
+    let line = opened.line.clone();
+    let handle = opened.persister.spawn().unwrap();
+    while !matches!(line.status().storage, Storage::Failed { .. }) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // Long enough for a thread that has nothing left to do.
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(10));
+        assert_eq!(line.status().releases, Releases::Allowed);
+        assert!(matches!(begin(), Err(OpenError::Busy { .. })));
+    }
+    let status = handle.stop();
+    assert_eq!(status.releases, Releases::Closed);
+    assert!(matches!(status.storage, Storage::Failed { .. }));
+    world.token.state().wraps_panic = false;
+    assert!(begin().unwrap().recover(Records::default()).is_ok());
+}

@@ -10,8 +10,9 @@
 //! ```
 //!
 //! `latched`: the token refused a PIN. `succeeded`: a login has succeeded since `init` or `unlatch`. `begun`: logins that were
-//! begun and never answered, 0 to 2; they count only while none has succeeded. Within a process a PIN that differs from the
-//! refused one lifts the latch; for that a salted hash of the refused PIN is kept in RAM.
+//! begun and never answered, 0 to 2; they count, and are written, only while none has succeeded: a token that has been logged in
+//! to needs no room on the disk. Within a process a PIN that differs from the refused one lifts the latch; for that a salted
+//! hash of the refused PIN is kept in RAM.
 
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
@@ -105,16 +106,15 @@ fn hash(salt: &[u8; 32], pin: &Pin) -> Zeroizing<[u8; 32]> {
 pub struct Latch {
     path: PathBuf,
     refused: Option<Tried>,
-    // The disk failed when the token refused: the file says less than this process knows.
-    unwritten: bool,
-    accepted: Option<Tried>,
+    // What this process knows and the disk did not take: written at the next login.
+    owed: Option<LatchState>,
 }
 
 impl Latch {
     /// The latch of the token with this serial number, in `directory`.
     pub fn new(directory: &Path, serial: &str) -> Self {
         let name: String = serial.bytes().map(|byte| format!("{byte:02x}")).collect();
-        Self { path: directory.join(format!("token-{name}.latch")), refused: None, unwritten: false, accepted: None }
+        Self { path: directory.join(format!("token-{name}.latch")), refused: None, owed: None }
     }
 
     /// The file.
@@ -142,17 +142,13 @@ impl Latch {
         }
     }
 
-    /// Asked before a login with `pin`: whether it may be tried, with its mark synced.
+    /// Asked before a login with `pin`: whether it may be tried, with its mark synced if it counts.
     ///
     /// # Errors
     /// [`LatchError`]: it may not.
     pub fn begin(&mut self, pin: &Pin) -> Result<(), LatchError> {
-        let mut state = self.state()?;
-        if self.unwritten {
-            state = LatchState { latched: true, begun: 0, ..state };
-            self.write(&state)?;
-            self.unwritten = false;
-        }
+        let known = self.known()?;
+        let mut state = known;
         if state.latched {
             match &self.refused {
                 None => return Err(LatchError::Latched),
@@ -164,52 +160,39 @@ impl Latch {
         if state.unanswered() {
             return Err(LatchError::Unanswered);
         }
-        self.refused = None;
-        if self.accepted.as_ref().is_some_and(|accepted| accepted.is(pin)) {
-            return Ok(());
+        if !state.succeeded {
+            state.begun = state.begun.saturating_add(1).min(UNANSWERED_MAX);
         }
-        state.begun = state.begun.saturating_add(1).min(UNANSWERED_MAX);
-        self.write(&state)
+        // Which PIN was refused stays known until another one has succeeded: this write may fail.
+        if state == known { Ok(()) } else { self.store(state) }
     }
 
     /// The token took the PIN.
     ///
     /// # Errors
-    /// [`LatchError::File`].
-    pub fn succeeded(&mut self, pin: &Pin, entropy: &mut dyn Entropy) -> Result<(), LatchError> {
-        if self.accepted.as_ref().is_some_and(|accepted| accepted.is(pin)) {
-            return Ok(());
-        }
-        self.write(&LatchState { latched: false, succeeded: true, begun: 0 })?;
-        self.accepted = Some(Tried::new(pin, entropy));
-        Ok(())
+    /// [`LatchError::File`]: the disk is owed this; it holds in this process.
+    pub fn succeeded(&mut self) -> Result<(), LatchError> {
+        self.refused = None;
+        self.note(LatchState { latched: false, succeeded: true, begun: 0 })
     }
 
-    /// The token refused the PIN: latches. In RAM first, so that a full disk does not undo it in this process.
+    /// The token refused the PIN: latches.
     ///
     /// # Errors
-    /// [`LatchError::File`].
+    /// [`LatchError::File`]: the disk is owed this; it holds in this process.
     pub fn refused(&mut self, pin: &Pin, entropy: &mut dyn Entropy) -> Result<(), LatchError> {
-        self.accepted = None;
         self.refused = Some(Tried::new(pin, entropy));
-        self.unwritten = true;
-        let succeeded = self.state().map(|state| state.succeeded).unwrap_or(false);
-        self.write(&LatchState { latched: true, succeeded, begun: 0 })?;
-        self.unwritten = false;
-        Ok(())
+        let succeeded = self.known().map(|state| state.succeeded).unwrap_or(false);
+        self.note(LatchState { latched: true, succeeded, begun: 0 })
     }
 
     /// The token answered the login with something that says nothing of the PIN.
     ///
     /// # Errors
-    /// [`LatchError::File`].
-    pub fn answered(&mut self, pin: &Pin) -> Result<(), LatchError> {
-        if self.accepted.as_ref().is_some_and(|accepted| accepted.is(pin)) {
-            return Ok(());
-        }
-        let mut state = self.state()?;
-        state.begun = state.begun.saturating_sub(1);
-        self.write(&state)
+    /// [`LatchError::File`]: the disk is owed this; it holds in this process.
+    pub fn answered(&mut self) -> Result<(), LatchError> {
+        let state = self.known()?;
+        self.note(LatchState { begun: state.begun.saturating_sub(1), ..state })
     }
 
     /// Forgets every refusal and every success: the operator says that the PIN is right now.
@@ -218,9 +201,32 @@ impl Latch {
     /// [`LatchError::File`].
     pub fn unlatch(&mut self) -> Result<(), LatchError> {
         self.refused = None;
-        self.unwritten = false;
-        self.accepted = None;
+        self.owed = None;
         self.write(&LatchState::default())
+    }
+
+    /// The file's state, or what it is owed; that is written if the disk lets it.
+    fn known(&mut self) -> Result<LatchState, LatchError> {
+        let Some(owed) = self.owed else { return self.state() };
+        if let Err(cause) = self.store(owed) {
+            tracing::warn!(%cause, "the latch still cannot be written; it holds in this process");
+        }
+        Ok(owed)
+    }
+
+    /// In RAM first, so that a full disk does not undo it in this process.
+    fn note(&mut self, state: LatchState) -> Result<(), LatchError> {
+        self.owed = Some(state);
+        self.store(state)
+    }
+
+    /// Makes the file say `state`; writes nothing when it does.
+    fn store(&mut self, state: LatchState) -> Result<(), LatchError> {
+        if self.state().ok() != Some(state) {
+            self.write(&state)?;
+        }
+        self.owed = None;
+        Ok(())
     }
 
     /// Replaces the file, synced, with its directory.
@@ -239,13 +245,49 @@ impl Latch {
 )]
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let directory = path.parent().ok_or_else(|| io::Error::other("no directory"))?;
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    ensure_directory(directory, &mut sync_directory)?;
     let temporary = path.with_extension("latch.new");
     let mut file = File::options().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
     file.write_all(content)?;
     file.sync_all()?;
     std::fs::rename(&temporary, path)?;
-    File::open(directory)?.sync_all()
+    sync_directory(directory)
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+/// Makes a directory, mode 0700, with those above it, and each one's name durable before the next. Also when it is there: who made
+/// it may have been killed before that.
+fn ensure_directory(path: &Path, sync: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) => Path::new("."),
+        // The root.
+        None => return Ok(()),
+    };
+    let make = || DirBuilder::new().mode(0o700).create(path);
+    let made = match make() {
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
+            ensure_directory(parent, sync)?;
+            make()
+        }
+        made => made,
+    };
+    match made {
+        Ok(()) => sync(parent),
+        Err(cause) if path.is_dir() && cause.kind() == io::ErrorKind::AlreadyExists => match sync(parent) {
+            // A parent that we may not read, or that cannot be written: the name in it is not ours to sync.
+            Err(cause) if is_foreign(cause.kind()) => Ok(()),
+            synced => synced,
+        },
+        Err(cause) => Err(cause),
+    }
+}
+
+const fn is_foreign(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::InvalidInput)
 }
 
 fn render(state: &LatchState) -> String {
@@ -288,6 +330,21 @@ mod tests {
         crate::pin::read(&PinSource::File(path), None).unwrap()
     }
 
+    /// A disk that takes no new file: a directory stands where it would be written.
+    struct Full(PathBuf);
+
+    impl Full {
+        fn before(latch: &Latch) -> Self {
+            let blocked = latch.path().with_extension("latch.new");
+            std::fs::create_dir(&blocked).unwrap();
+            Self(blocked)
+        }
+
+        fn ends(self) {
+            std::fs::remove_dir(self.0).unwrap();
+        }
+    }
+
     #[test]
     fn one_refusal_stops_every_login_with_that_pin() {
         let directory = tempfile::tempdir().unwrap();
@@ -301,7 +358,7 @@ mod tests {
         assert!(matches!(restarted.begin(&right), Err(LatchError::Latched)));
         // This one knows which PIN was wrong.
         latch.begin(&right).unwrap();
-        latch.succeeded(&right, &mut crate::entropy::os()).unwrap();
+        latch.succeeded().unwrap();
         assert_eq!(latch.state().unwrap(), LatchState { latched: false, succeeded: true, begun: 0 });
         restarted.begin(&right).unwrap();
     }
@@ -312,14 +369,99 @@ mod tests {
         let (wrong, right) = (pin(directory.path(), "wrong"), pin(directory.path(), "right"));
         let mut latch = Latch::new(directory.path(), "0123");
         latch.begin(&wrong).unwrap();
-        // The disk fails for a moment: something stands where the new file would be written.
-        let blocked = latch.path().with_extension("latch.new");
-        std::fs::create_dir(&blocked).unwrap();
+        let full = Full::before(&latch);
         assert!(latch.refused(&wrong, &mut crate::entropy::os()).is_err());
-        std::fs::remove_dir(&blocked).unwrap();
+        assert!(matches!(latch.begin(&wrong), Err(LatchError::Refused)), "also while the disk fails");
+        full.ends();
         assert!(matches!(latch.begin(&wrong), Err(LatchError::Refused)));
         assert!(latch.state().unwrap().latched, "written as soon as the disk lets it");
         latch.begin(&right).unwrap();
+    }
+
+    #[test]
+    fn a_token_that_was_logged_in_to_needs_no_room_for_the_next_login() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, other) = (pin(directory.path(), "1234"), pin(directory.path(), "5678"));
+        let mut latch = Latch::new(directory.path(), "0123");
+        latch.begin(&one).unwrap();
+        latch.succeeded().unwrap();
+        let _full = Full::before(&latch);
+        let mut restarted = Latch::new(directory.path(), "0123");
+        for pin in [&one, &other] {
+            restarted.begin(pin).unwrap();
+            restarted.answered().unwrap();
+            restarted.begin(pin).unwrap();
+            restarted.succeeded().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_first_login_is_not_tried_without_its_mark() {
+        let directory = tempfile::tempdir().unwrap();
+        let pin = pin(directory.path(), "1234");
+        let mut latch = Latch::new(directory.path(), "0123");
+        let full = Full::before(&latch);
+        assert!(matches!(latch.begin(&pin), Err(LatchError::File { .. })));
+        full.ends();
+        latch.begin(&pin).unwrap();
+    }
+
+    #[test]
+    fn the_name_of_the_directory_is_synced_each_time_and_every_one_above_it_that_is_made() {
+        let root = tempfile::tempdir().unwrap();
+        let (above, directory) = (root.path().join("above"), root.path().join("above/latches"));
+        let synced = |answer: Option<io::ErrorKind>| {
+            let mut synced = Vec::new();
+            let ensured = ensure_directory(&directory, &mut |path| {
+                synced.push((path.to_owned(), path.read_dir().unwrap().count()));
+                answer.map_or(Ok(()), |kind| Err(kind.into()))
+            });
+            (synced, ensured.is_ok())
+        };
+        let made = vec![(root.path().to_owned(), 1), (above.clone(), 1)];
+        assert_eq!(synced(None), (made, true), "each before the next is made");
+        for (answer, expected) in [
+            (None, true),
+            (Some(io::ErrorKind::PermissionDenied), true),
+            (Some(io::ErrorKind::ReadOnlyFilesystem), true),
+            (Some(io::ErrorKind::StorageFull), false),
+        ] {
+            assert_eq!(synced(answer), (vec![(above.clone(), 1)], expected), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn which_pin_was_refused_is_known_also_after_a_lift_that_could_not_be_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let (wrong, right) = (pin(directory.path(), "wrong"), pin(directory.path(), "right"));
+        let mut latch = Latch::new(directory.path(), "0123");
+        latch.begin(&wrong).unwrap();
+        latch.refused(&wrong, &mut crate::entropy::os()).unwrap();
+        let full = Full::before(&latch);
+        assert!(matches!(latch.begin(&right), Err(LatchError::File { .. })));
+        full.ends();
+        assert!(matches!(latch.begin(&wrong), Err(LatchError::Refused)));
+        latch.begin(&right).unwrap();
+    }
+
+    #[test]
+    fn an_answer_that_could_not_be_written_holds_in_its_process_and_is_written_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let pin = pin(directory.path(), "1234");
+        let mut latch = Latch::new(directory.path(), "0123");
+        latch.begin(&pin).unwrap();
+        let full = Full::before(&latch);
+        // Each answer took back its mark: none counts as unanswered.
+        for _ in 0..5 {
+            assert!(latch.answered().is_err());
+            latch.begin(&pin).unwrap();
+        }
+        assert!(latch.succeeded().is_err());
+        latch.begin(&pin).unwrap();
+        full.ends();
+        assert!(!latch.state().unwrap().succeeded);
+        latch.begin(&pin).unwrap();
+        assert_eq!(latch.state().unwrap(), LatchState { latched: false, succeeded: true, begun: 0 });
     }
 
     #[test]
@@ -344,7 +486,7 @@ mod tests {
         let mut latch = Latch::new(directory.path(), "0123");
         latch.unlatch().unwrap();
         latch.begin(&pin).unwrap();
-        latch.succeeded(&pin, &mut crate::entropy::os()).unwrap();
+        latch.succeeded().unwrap();
         for _ in 0..5 {
             begin().unwrap();
         }
@@ -358,7 +500,7 @@ mod tests {
             let mut latch = Latch::new(directory.path(), "0123");
             latch.begin(&pin).unwrap();
             assert_eq!(latch.state().unwrap().begun, 1);
-            latch.answered(&pin).unwrap();
+            latch.answered().unwrap();
             assert_eq!(latch.state().unwrap().begun, 0);
         }
     }

@@ -33,22 +33,16 @@ impl Module {
         if self.loaded.as_ref().is_some_and(|(loaded, _)| loaded != path) {
             return Err(TokenError::new(FaultClass::Module, "connect", "other_module_loaded", ""));
         }
-        let module = match self.loaded.as_ref() {
-            Some((_, module)) => {
-                // Without this an initialisation with a dead remoting server sticks. Its errors say nothing.
-                let _ = module.clone().finalize();
-                module.clone()
-            }
+        let (module, finalized) = match self.loaded.as_ref() {
+            // Without this an initialisation with a dead remoting server sticks.
+            Some((_, module)) => (module.clone(), module.clone().finalize()),
             None => {
                 let module = Pkcs11::new(path).map_err(|error| classify(&error, "load"))?;
                 self.loaded = Some((path.to_owned(), module.clone()));
-                module
+                (module, Ok(()))
             }
         };
-        match module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)) {
-            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-            Err(error) => return Err(classify(&error, "initialize")),
-        }
+        initialized(finalized, module.initialize(CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK)))?;
         let (slot, info) = find_token(&module, selector)?;
         self.slot = Some(slot);
         Ok(info)
@@ -150,6 +144,15 @@ impl Module {
         if let Some(session) = self.session.take() {
             let _ = session.close();
         }
+    }
+}
+
+/// Whether this is a full re-initialisation. "Already initialised" is, of a module that initialises itself; not of one that did not
+/// finalize before: what it says is then of its old state, a key that it does not find among it. Only a new process is sure.
+fn initialized(finalized: Result<(), Error>, initialized: Result<(), Error>) -> Result<(), TokenError> {
+    match (finalized, initialized) {
+        (_, Ok(())) | (Ok(()), Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _))) => Ok(()),
+        (_, Err(error)) => Err(classify(&error, "initialize")),
     }
 }
 
@@ -272,4 +275,22 @@ fn describe_token(module: &Pkcs11, slot: Slot, selector: &TokenSelector) -> Resu
 
 fn trim(text: &str) -> &str {
     text.trim_end_matches([' ', '\0'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cryptoki::context::Function;
+
+    #[test]
+    fn a_module_that_was_not_finalized_is_not_initialised_again() {
+        let failed = |code| Err(Error::Pkcs11(code, Function::Finalize));
+        let already = || failed(RvError::CryptokiAlreadyInitialized);
+        assert_eq!(initialized(Ok(()), Ok(())), Ok(()));
+        assert_eq!(initialized(Ok(()), already()), Ok(()), "some initialise themselves");
+        // A finalisation that had nothing to do fails too.
+        assert_eq!(initialized(failed(RvError::CryptokiNotInitialized), Ok(())), Ok(()));
+        let error = initialized(failed(RvError::FunctionFailed), already()).unwrap_err();
+        assert_eq!((error.class, error.code.as_str()), (FaultClass::Module, "CKR_CRYPTOKI_ALREADY_INITIALIZED"));
+    }
 }

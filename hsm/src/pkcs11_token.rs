@@ -131,27 +131,26 @@ impl Pkcs11Token {
         let Some((_, latch)) = self.latch.as_mut() else {
             return Err(TokenError::new(FaultClass::Usage, "login", "latch_missing", ""));
         };
-        match &answer {
-            Ok(()) => latch.succeeded(&pin, self.entropy.as_mut()).map_err(|cause| latch_error(&cause))?,
+        let noted = match &answer {
+            Ok(()) => latch.succeeded(),
             Err(error) => match error.class {
-                FaultClass::Credential => {
-                    // The refusal is the news, also when the disk is full; the latch holds in RAM then.
-                    if let Err(cause) = latch.refused(&pin, self.entropy.as_mut()) {
-                        tracing::error!(%cause, "the latch could not be written; it holds in this process");
-                    }
-                }
+                FaultClass::Credential => latch.refused(&pin, self.entropy.as_mut()),
                 // Unanswered: the mark stays.
-                FaultClass::Deadline => {}
-                FaultClass::Module if error.code == "agent_ended" || error.code == "agent_confused" => {}
-                _ => latch.answered(&pin).map_err(|cause| latch_error(&cause))?,
+                FaultClass::Deadline => Ok(()),
+                FaultClass::Module if error.code == "agent_ended" || error.code == "agent_confused" => Ok(()),
+                _ => latch.answered(),
             },
+        };
+        // The token's answer is the news, also when the disk is full.
+        if let Err(cause) = noted {
+            tracing::error!(%cause, "the latch could not be written; it holds in this process");
         }
         answer.map_err(|error| self.restart_after(error))
     }
 
     /// Keys by label and id.
     pub(crate) fn find(&mut self, label: Option<String>, id: Option<Vec<u8>>) -> Result<Vec<FoundKey>, TokenError> {
-        match self.supervisor.call(&Request::Find { label, id }, &[], self.deadlines.login()) {
+        match self.supervisor.call(&Request::Find { label, id }, &[], self.deadlines.call()) {
             Ok(Answer::Reply(Reply::Keys(keys))) => Ok(keys),
             Ok(_) => Err(self.supervisor.confused("find")),
             Err(error) => Err(self.restart_after(error)),
@@ -160,6 +159,8 @@ impl Pkcs11Token {
 
     /// Creates a key. Only provisioning asks for it.
     pub(crate) fn create_key(&mut self, label: String, id: Vec<u8>) -> Result<(), TokenError> {
+        // The longer deadline: tokens may take seconds to make a key, nobody is served meanwhile, and one that is made after its
+        // deadline would be made again.
         match self.supervisor.call(&Request::CreateKey { label, id }, &[], self.deadlines.login()) {
             Ok(Answer::Reply(Reply::Done)) => Ok(()),
             Ok(_) => Err(self.supervisor.confused("create_key")),
@@ -296,7 +297,94 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::disallowed_methods, reason = "test files and real time")]
     use super::*;
+    use crate::agent::protocol::Frame;
+    use crate::config::AgentCommand;
+    use crate::latch::LatchState;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    /// A token whose agent gives `replies`, one after the other, whatever it is asked, and then nothing more.
+    fn replying(directory: &Path, replies: &[Reply]) -> Pkcs11Token {
+        let mut script = String::new();
+        for (number, reply) in replies.iter().enumerate() {
+            let path = directory.join(format!("reply-{number}"));
+            Frame::new(reply, &[]).unwrap().write_to(&mut std::fs::File::create(&path).unwrap()).unwrap();
+            // One request, length first, then the recorded answer.
+            script.push_str(
+                "n=$(dd bs=1 count=4 status=none | od -An -tu4); dd bs=1 count=$((n)) status=none >/dev/null; ",
+            );
+            script.push_str(&format!("cat {}; ", path.display()));
+        }
+        script.push_str("exec sleep 60");
+        std::fs::write(directory.join("pin"), "1234").unwrap();
+        std::fs::set_permissions(directory.join("pin"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        let at = directory.display();
+        let config = TokenConfig {
+            agent: Some(AgentCommand { program: "/bin/sh".into(), arguments: vec!["-c".to_owned(), script] }),
+            ..serde_json::from_value(serde_json::json!({
+                "uri": format!("pkcs11:token=a;object=b?module-path=/absent.so&pin-source=file:{at}/pin"),
+                "latch_directory": directory,
+            }))
+            .unwrap()
+        };
+        Pkcs11Token::new(&config, Box::new(crate::entropy::os())).unwrap()
+    }
+
+    /// A latch file that says `state`, on a disk that takes no new file.
+    fn full_disk(directory: &Path, state: &str) {
+        let path = Latch::new(directory, "0123").path().to_owned();
+        std::fs::write(&path, format!("frostkeep-latch 1\n{state}\n")).unwrap();
+        std::fs::create_dir(path.with_extension("latch.new")).unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_does_not_keep_a_restarted_node_from_its_token() {
+        // The second file is one whose login was answered but not noted.
+        for state in ["latched no\nsucceeded yes\nbegun 0", "latched no\nsucceeded yes\nbegun 1"] {
+            let directory = tempfile::tempdir().unwrap();
+            full_disk(directory.path(), state);
+            let replies = [Reply::Done, Reply::Token(info(false, false)), Reply::Done];
+            let mut token = replying(directory.path(), &replies);
+            let info = token.connect().unwrap();
+            token.login(&info).unwrap();
+            assert_eq!(token.logins(), 1);
+        }
+    }
+
+    #[test]
+    fn a_search_has_the_deadline_of_a_call() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut token = replying(directory.path(), &[Reply::Done, Reply::Token(info(false, false))]);
+        token.deadlines.call_ms = 50;
+        token.connect().unwrap();
+        let error = token.find(None, None).unwrap_err();
+        assert_eq!((error.class, error.operation.as_str()), (FaultClass::Deadline, "find"));
+        assert!(error.detail.contains("within 50 ms"), "{error}");
+    }
+
+    #[test]
+    fn what_the_token_answered_is_told_also_when_the_disk_is_full() {
+        let answers = [
+            (FaultClass::Token, "CKR_DEVICE_REMOVED", LatchState { latched: false, succeeded: true, begun: 0 }),
+            (FaultClass::Credential, "CKR_PIN_INCORRECT", LatchState { latched: true, succeeded: true, begun: 0 }),
+        ];
+        for (class, code, owed) in answers {
+            let directory = tempfile::tempdir().unwrap();
+            full_disk(directory.path(), "latched no\nsucceeded yes\nbegun 1");
+            let failed = TokenError::new(class, "C_Login", code, "");
+            let replies = [Reply::Done, Reply::Token(info(false, false)), Reply::Failed(failed.clone())];
+            let mut token = replying(directory.path(), &replies);
+            let info = token.connect().unwrap();
+            assert_eq!(token.login(&info), Err(failed));
+            let latch = token.latch("0123");
+            std::fs::remove_dir(latch.path().with_extension("latch.new")).unwrap();
+            let pin = pin::read(&PinSource::File(directory.path().join("pin")), None).unwrap();
+            assert_eq!(latch.begin(&pin).is_err(), owed.latched);
+            assert_eq!(latch.state().unwrap(), owed);
+        }
+    }
 
     fn info(pin_final_try: bool, pin_locked: bool) -> TokenInfo {
         TokenInfo {

@@ -8,6 +8,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
 use crate::agent::protocol::{Frame, Reply, Request, VERSION};
 use crate::config::AgentCommand;
 use crate::token::{Derived, FaultClass, TokenError};
@@ -133,22 +137,14 @@ impl Supervisor {
         let Some(Agent { mut child, .. }) = self.agent.take() else {
             return String::new();
         };
-        let mut ended = child.try_wait().ok().flatten();
         for _ in 0..patience_ms {
-            if ended.is_some() {
+            if has_ended(&child) {
                 break;
             }
             thread::sleep(Duration::from_millis(1));
-            ended = child.try_wait().ok().flatten();
         }
-        let ended = match ended {
-            Some(status) => Some(status),
-            None => {
-                // Fails only when it is dead already.
-                let _ = child.kill();
-                child.try_wait().ok().flatten()
-            }
-        };
+        kill_group(&child);
+        let ended = child.try_wait().ok().flatten();
         match ended {
             Some(status) => match (status.signal(), status.code()) {
                 (Some(signal), _) => format!("ended by signal {signal}"),
@@ -172,6 +168,23 @@ impl Drop for Supervisor {
     }
 }
 
+/// Whether it is dead. Does not reap it: its process id, which is its group's, stays taken.
+fn has_ended(child: &Child) -> bool {
+    let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    pid(child).is_some_and(|pid| !matches!(waitid(Id::Pid(pid), look), Ok(WaitStatus::StillAlive)))
+}
+
+/// Kills an agent that was not reaped yet, and what its module forked. One that is dead already stays dead.
+fn kill_group(child: &Child) {
+    if let Some(pid) = pid(child) {
+        let _ = killpg(pid, Signal::SIGKILL);
+    }
+}
+
+fn pid(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().map(Pid::from_raw)
+}
+
 fn operation(request: &Request) -> &'static str {
     match request {
         Request::Hello { .. } => "start",
@@ -193,7 +206,7 @@ fn start(command: &AgentCommand, environment: &BTreeMap<String, String>) -> io::
         .stdout(Stdio::piped())
         // Whatever a module prints is nobody's: it may hold anything, and an unread pipe would fill.
         .stderr(Stdio::null())
-        // A Ctrl-C at the terminal is the node's to handle; the agent dies with it.
+        // A Ctrl-C at the terminal is the node's to handle; the agent dies with it. What a module forks is killed with the group.
         .process_group(0)
         .spawn()?;
     let (Some(mut stdin), Some(mut stdout)) = (child.stdin.take(), child.stdout.take()) else {
@@ -222,7 +235,7 @@ fn start(command: &AgentCommand, environment: &BTreeMap<String, String>) -> io::
             })
         });
     if let Err(cause) = spawned {
-        let _ = child.kill();
+        kill_group(&child);
         let _ = child.try_wait();
         return Err(cause);
     }
@@ -254,6 +267,34 @@ mod tests {
         assert_eq!(supervisor.started(), 1);
         for child in &mut supervisor.unreaped {
             child.kill().unwrap();
+        }
+    }
+
+    #[test]
+    fn what_an_agent_forked_dies_with_it() {
+        // The first hangs, the second ends by itself and leaves its helper behind.
+        for (rest, code) in [("exec /bin/sleep 60", "deadline"), ("exit 3", "agent_ended")] {
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("helper");
+            let script = format!("/bin/sleep 60 >/dev/null & echo $! > {}; {rest}", path.display());
+            let command = AgentCommand { program: "/bin/sh".into(), arguments: vec!["-c".to_owned(), script] };
+            let mut supervisor = Supervisor::new(command, BTreeMap::new());
+            let error = supervisor.ensure_started(Duration::from_millis(500)).unwrap_err();
+            assert_eq!(error.code, code);
+            assert_eq!(error.detail == "exit code 3", code == "agent_ended", "how it ended is still told");
+            let helper = std::fs::read_to_string(&path).unwrap();
+            let runs = || {
+                // A zombie is dead.
+                std::fs::read_to_string(format!("/proc/{}/stat", helper.trim()))
+                    .is_ok_and(|stat| !stat.contains(") Z "))
+            };
+            for _ in 0..1_000 {
+                if !runs() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+            assert!(!runs(), "{code}");
         }
     }
 

@@ -24,13 +24,26 @@ pub(in crate::store) fn sync_directory(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Makes a directory, mode 0700, unless it is there; its parent must be.
+/// Makes a directory, mode 0700, unless it is there; its parent must be. Its name is durable in both cases: who made it
+/// may have been killed before that.
 pub(in crate::store) fn ensure_directory(path: &Path) -> io::Result<()> {
+    ensure_directory_with(path, sync_directory)
+}
+
+fn ensure_directory_with(path: &Path, sync: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => sync_directory(parent(path)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Ok(()) => sync(parent(path)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => match sync(parent(path)) {
+            // A parent that we may not read, or that cannot be written: the name in it is not ours to sync.
+            Err(error) if is_foreign(error.kind()) => Ok(()),
+            synced => synced,
+        },
         Err(error) => Err(error),
     }
+}
+
+const fn is_foreign(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::InvalidInput)
 }
 
 /// Whether a name is taken: by anything, a dangling link included (trap 6).
@@ -131,5 +144,34 @@ impl FreeSpace for VolumeSpace {
     fn free_bytes(&self) -> io::Result<u64> {
         let volume = nix::sys::statvfs::statvfs(&self.0)?;
         Ok(volume.blocks_available().saturating_mul(volume.fragment_size()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_directory_is_synced_also_when_it_is_there() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("state");
+        let ensured = |answer: Option<io::ErrorKind>| {
+            let mut synced = None;
+            let ensured = ensure_directory_with(&path, |path| {
+                synced = Some(path.to_owned());
+                answer.map_or(Ok(()), |kind| Err(kind.into()))
+            });
+            assert_eq!(synced.as_deref(), Some(root.path()));
+            ensured.is_ok()
+        };
+        assert!(!ensured(Some(io::ErrorKind::PermissionDenied)), "who can make a name can sync it");
+        for (answer, expected) in [
+            (None, true),
+            (Some(io::ErrorKind::PermissionDenied), true),
+            (Some(io::ErrorKind::ReadOnlyFilesystem), true),
+            (Some(io::ErrorKind::StorageFull), false),
+        ] {
+            assert_eq!(ensured(answer), expected, "{answer:?}");
+        }
     }
 }

@@ -5,10 +5,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use super::line::Line;
 use super::persister::{Next, Persister};
 use super::status::Status;
+
+/// Longest time between two looks of a failed persister at whether it is to stop; a stop wakes it at once.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// A persister that runs.
 pub struct PersisterHandle {
@@ -30,6 +34,11 @@ impl Persister {
             if catch_unwind(AssertUnwindSafe(|| run(&mut self, &stopping))).is_err() {
                 self.fail("persister", &"panicked");
                 self.publish();
+                // What is durable is still released: no other process may open the state before that ends.
+                while !stopping.load(Ordering::Acquire) {
+                    self.line().wait(LOOK);
+                }
+                self.close();
             }
         })?;
         Ok(PersisterHandle { line, stop, thread: Some(thread) })

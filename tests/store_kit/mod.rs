@@ -36,6 +36,8 @@ pub struct TokenState {
     pub out: bool,
     /// Wraps fail while the machine still says `Ready`.
     pub wraps_fail: bool,
+    /// Wraps panic: a bug of ours.
+    pub wraps_panic: bool,
     /// Reads of the anchor fail while the machine still says `Ready`.
     pub reads_fail: bool,
     pub anchors: bool,
@@ -62,6 +64,7 @@ impl Token {
             key: [7; 32],
             out: false,
             wraps_fail: false,
+            wraps_panic: false,
             reads_fail: false,
             anchors: true,
             anchor: None,
@@ -151,6 +154,10 @@ impl KeyProvider for Provider {
     fn wrap(&mut self, object: &SealedObject, key: &DataKey) -> Result<Vec<Wrap>, Unavailable> {
         let mut state = self.token.state();
         state.wraps += 1;
+        if state.wraps_panic {
+            drop(state);
+            panic!("the test says so");
+        }
         if state.out || state.wraps_fail {
             return Err(self.token.unavailable());
         }
