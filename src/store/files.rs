@@ -7,6 +7,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
@@ -107,6 +108,11 @@ pub(in crate::store) struct DirectoryLock {
     _held: Flock<File>,
 }
 
+/// A node that was killed while it started a child leaves the lock to that child until its `exec`, which closes it: a restart at
+/// that moment is not a second node. One second in all.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
 /// Why the lock is not ours.
 pub(in crate::store) enum LockError {
     Busy,
@@ -122,11 +128,16 @@ impl DirectoryLock {
             .mode(0o600)
             .open(path)
             .map_err(LockError::Io)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(held) => Ok(Self { _held: held }),
-            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(LockError::Busy),
-            Err((_, errno)) => Err(LockError::Io(errno.into())),
+        let mut file = file;
+        for _ in 0..LOCK_TRIES {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(held) => return Ok(Self { _held: held }),
+                Err((same, nix::errno::Errno::EWOULDBLOCK)) => file = same,
+                Err((_, errno)) => return Err(LockError::Io(errno.into())),
+            }
+            std::thread::sleep(LOCK_PAUSE);
         }
+        Err(LockError::Busy)
     }
 }
 

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use zeroize::Zeroizing;
 
 use super::durable::Position;
+use super::files::{DirectoryLock, LockError};
 use super::frame::{self, FrameError, Header};
 use super::frames::{Append, FrameStore, FramesError, Genesis, HeadMark, RedbFrames};
 use super::line::{RecordKind, Waiting};
@@ -185,4 +186,19 @@ proptest! {
         prop_assert!(joiner.is_complete());
         prop_assert_eq!(found, items);
     }
+}
+
+#[test]
+fn a_lock_that_is_let_go_within_a_moment_is_waited_for_and_one_that_is_held_is_busy() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("lock");
+    let held = DirectoryLock::take(&path).ok().unwrap();
+    let letting_go = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        drop(held);
+    });
+    let ours = DirectoryLock::take(&path);
+    assert!(ours.is_ok());
+    letting_go.join().unwrap();
+    assert!(matches!(DirectoryLock::take(&path), Err(LockError::Busy)));
 }
