@@ -9,6 +9,7 @@ mod script;
 mod transaction;
 
 pub use facts::{InputFacts, OutputFacts, ScriptClass, TransactionFacts};
+pub use psbt::{Finalized, GroupInput, InputField, Lack, Lacking, PsbtError, PsbtFile};
 pub use script::ScriptBytes;
 pub use transaction::{
     OutputKeys, Prevout, SighashFlag, TransactionError, TransactionId, UnsignedTransaction, key_path_script,

@@ -111,7 +111,7 @@ impl SighashFlag {
         }
     }
 
-    fn hash_type(self) -> TapSighashType {
+    pub(super) fn hash_type(self) -> TapSighashType {
         match self {
             Self::Default => TapSighashType::Default,
             Self::All => TapSighashType::All,

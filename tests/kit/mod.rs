@@ -58,6 +58,9 @@ pub fn at_once<T>(operation: impl Future<Output = T>) -> T {
     }
 }
 
+/// Tests of another package (tests/kernel) know no binary: they have the scripted token alone.
+const BINARY: Option<&str> = option_env!("CARGO_BIN_EXE_frostkeep");
+
 /// The key under which a node's state is sealed.
 pub enum Token {
     Scripted(ScriptedHandle),
@@ -115,7 +118,7 @@ impl Token {
             uri,
             environment,
             agent: Some(AgentCommand {
-                program: env!("CARGO_BIN_EXE_frostkeep").into(),
+                program: BINARY.expect("cargo names the binary to the tests of its package").into(),
                 arguments: vec!["token-agent".into()],
             }),
             deadlines: deadlines(),

@@ -1,0 +1,1 @@
+//! Nothing to use: the tests are what this package is for.
