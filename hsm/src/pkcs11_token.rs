@@ -183,7 +183,7 @@ impl Pkcs11Token {
             Ok([key]) if key.id.is_empty() => {
                 Err(TokenError::new(FaultClass::Usage, "find", "key_without_id", "the key needs a CKA_ID"))
             }
-            Ok([key]) => Ok(key),
+            Ok([key]) => guarded(&key).map(|()| key),
             Err(found) => Err(not_one(found.len(), "the configured name")),
         }
     }
@@ -194,7 +194,10 @@ impl Pkcs11Token {
         for wanted in required.iter().filter(|wanted| wanted.scheme == scheme::HMAC) {
             let found = self.find(None, Some(wanted.id.clone()))?;
             match <[FoundKey; 1]>::try_from(found) {
-                Ok([key]) if key.check_value == wanted.check_value => open.push(key),
+                Ok([key]) if key.check_value == wanted.check_value => {
+                    guarded(&key)?;
+                    open.push(key);
+                }
                 Ok([key]) => {
                     let detail = format!(
                         "key {} has check value {}, the state was sealed under one with {}",
@@ -277,6 +280,18 @@ pub(crate) fn descriptor(key: FoundKey, info: &TokenInfo) -> KeyDescriptor {
     }
 }
 
+/// The token key never leaves the token: sensitive and not extractable. A token that does not tell is not taken at its word.
+pub(crate) fn guarded(key: &FoundKey) -> Result<(), TokenError> {
+    let (attribute, seen, needed) = match (key.sensitive, key.extractable) {
+        (Some(true), Some(false)) => return Ok(()),
+        (Some(true), seen) => ("CKA_EXTRACTABLE", seen, false),
+        (seen, _) => ("CKA_SENSITIVE", seen, true),
+    };
+    let seen = seen.map_or("not told".to_owned(), |seen| seen.to_string());
+    let detail = format!("{attribute} of key {} is {seen}, it must be {needed}", hex(&key.id));
+    Err(TokenError::new(FaultClass::Usage, "find", "key_exposed", detail))
+}
+
 fn not_one(found: usize, name: &str) -> TokenError {
     let code = if found == 0 { "key_missing" } else { "key_not_unique" };
     TokenError::new(FaultClass::Key, "find", code, format!("{found} keys match {name}, exactly one must"))
@@ -350,6 +365,30 @@ mod tests {
             let info = token.connect().unwrap();
             token.login(&info).unwrap();
             assert_eq!(token.logins(), 1);
+        }
+    }
+
+    #[test]
+    fn a_key_that_could_leave_the_token_is_not_used() {
+        let cases = [
+            (Some(true), Some(false), None),
+            (Some(false), Some(false), Some("CKA_SENSITIVE of key 0102 is false, it must be true")),
+            (None, Some(false), Some("CKA_SENSITIVE of key 0102 is not told, it must be true")),
+            (Some(true), Some(true), Some("CKA_EXTRACTABLE of key 0102 is true, it must be false")),
+            (Some(true), None, Some("CKA_EXTRACTABLE of key 0102 is not told, it must be false")),
+        ];
+        for (sensitive, extractable, refusal) in cases {
+            let label = "b".to_owned();
+            let key = FoundKey { key: 0, id: vec![1, 2], label, check_value: [3; 8], sensitive, extractable };
+            // By its name, and by what a state needs.
+            for required in [Vec::new(), vec![descriptor(key.clone(), &info(false, false))]] {
+                let directory = tempfile::tempdir().unwrap();
+                let replies =
+                    [Reply::Done, Reply::Token(info(false, false)), Reply::Done, Reply::Keys(vec![key.clone()])];
+                let opened = replying(directory.path(), &replies).open(&required);
+                let expected = refusal.map(|detail| TokenError::new(FaultClass::Usage, "find", "key_exposed", detail));
+                assert_eq!(opened.err(), expected);
+            }
         }
     }
 

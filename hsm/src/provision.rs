@@ -6,7 +6,7 @@ use crate::agent::protocol::FoundKey;
 use crate::config::{ConfigError, TokenConfig};
 use crate::entropy::Entropy;
 use crate::latch::{Latch, LatchError};
-use crate::pkcs11_token::{Pkcs11Token, descriptor, hex};
+use crate::pkcs11_token::{Pkcs11Token, descriptor, guarded, hex};
 use crate::scheme;
 use crate::token::{FaultClass, Token, TokenError, TokenInfo};
 
@@ -154,12 +154,22 @@ pub fn init(
     let info = token.connect()?;
     token.login(&info)?;
     let (label, named_id) = (token.uri().object.clone(), token.uri().id.clone());
-    let created = token.find(label.clone(), named_id.clone())?.is_empty();
+    let mut found = token.find(label.clone(), named_id.clone())?;
+    let created = found.is_empty();
     if created {
         if create == CreateKey::Never {
             return Err(ProvisionError::NoKey);
         }
         token.create_key(label.clone().ok_or(ProvisionError::NoLabel)?, named_id.clone().unwrap_or(id))?;
+        // What the token made is not always what it was asked for.
+        found = token.find(label.clone(), named_id.clone())?;
+    }
+    if let Some(key) = found.iter().find(|key| guarded(key).is_err()) {
+        return Err(ProvisionError::Extractable {
+            id: hex(&key.id),
+            sensitive: key.sensitive,
+            extractable: key.extractable,
+        });
     }
     // A fresh session, from the start: what is true in the one that made the key proves little.
     let opened = token.open(&[])?;
@@ -167,13 +177,6 @@ pub fn init(
     let [key] = found.as_slice() else {
         return Err(ProvisionError::SelfTest("the key is not the only one of its name"));
     };
-    if key.sensitive == Some(false) || key.extractable == Some(true) {
-        return Err(ProvisionError::Extractable {
-            id: hex(&key.id),
-            sensitive: key.sensitive,
-            extractable: key.extractable,
-        });
-    }
     self_test(&mut token)?;
     Ok(InitReport { token: token_report(&opened.info), key: key_report(key, &opened.info), created, scheme: "hmac" })
 }

@@ -273,13 +273,14 @@ mod tests {
     #[test]
     fn what_an_agent_forked_dies_with_it() {
         // The first hangs, the second ends by itself and leaves its helper behind.
-        for (rest, code) in [("exec /bin/sleep 60", "deadline"), ("exit 3", "agent_ended")] {
+        for (rest, deadline_ms, code) in [("exec /bin/sleep 60", 2_000, "deadline"), ("exit 3", 20_000, "agent_ended")]
+        {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("helper");
             let script = format!("/bin/sleep 60 >/dev/null & echo $! > {}; {rest}", path.display());
             let command = AgentCommand { program: "/bin/sh".into(), arguments: vec!["-c".to_owned(), script] };
             let mut supervisor = Supervisor::new(command, BTreeMap::new());
-            let error = supervisor.ensure_started(Duration::from_millis(500)).unwrap_err();
+            let error = supervisor.ensure_started(Duration::from_millis(deadline_ms)).unwrap_err();
             assert_eq!(error.code, code);
             assert_eq!(error.detail == "exit code 3", code == "agent_ended", "how it ended is still told");
             let helper = std::fs::read_to_string(&path).unwrap();
