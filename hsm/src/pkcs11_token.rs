@@ -121,9 +121,11 @@ impl Pkcs11Token {
             }
             TokenError::new(FaultClass::Usage, "read_pin", "pin_not_read", detail)
         })?;
-        self.latch(&info.serial).begin(&pin).map_err(|cause| latch_error(&cause))?;
+        let latch = self.latch(&info.serial);
+        latch.begin(&pin).map_err(|cause| latch_error(&cause))?;
+        let lock = latch.path().with_extension("lock");
         self.logins += 1;
-        let answer = match self.supervisor.call(&Request::Login, pin.expose(), self.deadlines.login()) {
+        let answer = match self.supervisor.call(&Request::Login { lock }, pin.expose(), self.deadlines.login()) {
             Ok(Answer::Reply(Reply::Done)) => Ok(()),
             Ok(_) => Err(self.supervisor.confused("login")),
             Err(error) => Err(error),

@@ -189,7 +189,7 @@ fn operation(request: &Request) -> &'static str {
     match request {
         Request::Hello { .. } => "start",
         Request::Connect { .. } => "connect",
-        Request::Login => "login",
+        Request::Login { .. } => "login",
         Request::Find { .. } => "find",
         Request::Derive { .. } => "derive",
         Request::CreateKey { .. } => "create_key",
@@ -303,7 +303,8 @@ mod tests {
     fn a_call_without_an_agent_is_refused() {
         let command = AgentCommand { program: "/bin/true".into(), arguments: Vec::new() };
         let mut supervisor = Supervisor::new(command, BTreeMap::new());
-        let refused = supervisor.call(&Request::Login, b"1234", Duration::from_secs(1)).err().unwrap();
+        let refused =
+            supervisor.call(&Request::Login { lock: "lock".into() }, b"1234", Duration::from_secs(1)).err().unwrap();
         assert_eq!(refused.code, "agent_not_running");
     }
 }

@@ -5,11 +5,14 @@ mod harden;
 pub mod protocol;
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::{Frame, Reply, Request, VERSION};
@@ -23,6 +26,10 @@ pub const SUBCOMMAND: &str = "token-agent";
 /// How long a call may go on when its node has died, milliseconds. SoftHSM rewrites the token's own file in a login: an agent that
 /// is killed inside one can leave a token that nobody finds again. A call that hangs ends all the same.
 const ORPHAN_MS_MAX: u64 = 1_000;
+
+/// An orphan's login is over within [`ORPHAN_MS_MAX`].
+const LOGIN_TRIES: u32 = 200;
+const LOGIN_PAUSE: Duration = Duration::from_millis(10);
 
 /// The agent's whole life: hardens the process, then answers requests until the pipe ends. Must be the first thing that a
 /// process does: it closes every descriptor above 2.
@@ -67,8 +74,8 @@ pub fn main() -> ExitCode {
                 let answer = module.connect(path, token).map(Reply::Token);
                 reply(&mut replies, answer)
             }
-            (Request::Login, true) => {
-                let answer = module.login(tail).map(|()| Reply::Done);
+            (Request::Login { lock }, true) => {
+                let answer = alone(lock).and_then(|_alone| module.login(tail)).map(|()| Reply::Done);
                 reply(&mut replies, answer)
             }
             (Request::Find { label, id }, true) => {
@@ -103,6 +110,24 @@ fn read(mut pipe: File) -> Option<Receiver<Frame>> {
         let _ = kill(Pid::this(), Signal::SIGKILL);
     });
     reader.is_ok().then_some(requests)
+}
+
+/// No other agent is in a login of this token while the lock is held: two at once can leave SoftHSM's token file empty, when the
+/// agent of a node that was killed finishes its login while that of the next one begins. A lock that cannot be made, on a full
+/// disk, stops no login.
+fn alone(path: &Path) -> Result<Option<Flock<File>>, TokenError> {
+    let Ok(mut file) = File::options().write(true).create(true).truncate(false).mode(0o600).open(path) else {
+        return Ok(None);
+    };
+    for _ in 0..LOGIN_TRIES {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => return Ok(Some(held)),
+            Err((same, _)) => file = same,
+        }
+        thread::sleep(LOGIN_PAUSE);
+    }
+    let detail = format!("another process is in a login of this token: {} is locked", path.display());
+    Err(TokenError::new(FaultClass::Token, "login", "login_busy", detail))
 }
 
 fn reply(replies: &mut File, answer: Result<Reply, TokenError>) -> std::io::Result<()> {

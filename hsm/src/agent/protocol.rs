@@ -5,6 +5,7 @@
 //! login, the output of a derivation), so that no secret goes through an encoder. Buffers have a fixed size and are wiped.
 
 use std::io::{self, Read, Write};
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -19,7 +20,7 @@ pub const KEYS_FOUND_MAX: usize = 8;
 /// Longest `CKA_ID` or label that is looked at, bytes.
 pub const ATTRIBUTE_BYTES_MAX: usize = 128;
 /// Version of this protocol. Node and agent come from one build; a stale binary is refused by name.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// How one token is told from others. Texts are compared without padding.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -54,7 +55,10 @@ pub enum Request {
         token: TokenSelector,
     },
     /// Open a session and log in. The tail is the PIN.
-    Login,
+    Login {
+        /// A file that is locked during the call.
+        lock: PathBuf,
+    },
     /// Search secret keys. Found ones get the next numbers.
     Find {
         /// `CKA_LABEL`.
@@ -188,17 +192,21 @@ fn too_long() -> io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn login() -> Request {
+        Request::Login { lock: "lock".into() }
+    }
     use crate::token::{DETAIL_BYTES_MAX, FaultClass};
     use proptest::prelude::*;
 
     #[test]
     fn a_frame_comes_back_with_its_tail() {
-        let frame = Frame::new(&Request::Login, b"1234").unwrap();
+        let frame = Frame::new(&login(), b"1234").unwrap();
         let mut pipe = Vec::new();
         frame.write_to(&mut pipe).unwrap();
         let frame = Frame::read_from(&mut pipe.as_slice()).unwrap();
         let (request, tail): (Request, _) = frame.decode().unwrap();
-        assert_eq!((request, tail), (Request::Login, b"1234".as_slice()));
+        assert_eq!((request, tail), (login(), b"1234".as_slice()));
     }
 
     #[test]
@@ -223,7 +231,7 @@ mod tests {
         bytes.extend([0; 64]);
         let error = Frame::read_from(&mut bytes.as_slice()).err().unwrap();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
-        assert!(Frame::new(&Request::Login, &[0; FRAME_BYTES_MAX]).is_err());
+        assert!(Frame::new(&login(), &[0; FRAME_BYTES_MAX]).is_err());
     }
 
     proptest! {
