@@ -278,7 +278,7 @@ async fn a_lying_member_is_named_with_the_proof_or_beside_whom_it_accuses_and_th
                 assert!(failed.findings.iter().all(|finding| matches!(finding, Finding::Disputed { .. })), "{failed}");
                 assert_eq!(named, ["liar", "node-0"], "accuser and accused");
             }
-            Lie::FalseAccusation => {
+            Lie::FalseAccusation | Lie::FalseProof => {
                 // Nothing proves what it says of the other: both are named.
                 assert!(failed.findings.iter().all(|finding| matches!(finding, Finding::Disputed { .. })), "{failed}");
                 assert_eq!(named, ["liar", "node-1"]);
