@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use frostkeep::engine::{Caller, CommitRequest, Engine, EngineConfig, Refusal, Role};
+use frostkeep::engine::{Caller, CeremonyStage, CommitRequest, Engine, EngineConfig, Refusal, Role};
 use frostkeep::hash::Framed;
+use frostkeep::hsm::clock::ManualClock;
 use frostkeep::hsm::entropy;
 use frostkeep::hsm::token::FaultClass;
 use frostkeep::identity::{IdentityKey, IdentitySignature, NodeIdentity};
 use frostkeep::ids::{AttemptPolicy, CeremonyId, KeyGroupId, Member};
 use frostkeep::keygen::{self, Body, Certificate, CertificateError, ConfirmedKeyGroup, Fault, Message, Parameters};
+use frostkeep::limits;
 use frostkeep::reasons::Reason;
 use kit::{Bench, Kind, TestNode, admin, any_message, coordinator, member, peer, session};
 use rand_core::RngCore;
@@ -415,8 +417,11 @@ async fn steps_out_of_order_and_messages_of_others_are_refused_and_change_nothin
     let ceremony = parameters.ceremony();
     let messages = room.begin(&parameters).await;
     let engine = room.engine(0);
-    let begun = engine.keygen_begin(&peer(), parameters.clone(), any_message()).await;
-    assert_eq!(reason(begun), Reason::CeremonyConflict);
+    let seats = room.holders.iter().map(|(seat, holder)| (*seat, *holder)).collect();
+    let policy = any_message().hash().unwrap();
+    let changed = Parameters::new(ceremony, 3, seats, AttemptPolicy::Roast, policy).unwrap();
+    let begun = engine.keygen_begin(&peer(), changed, any_message()).await;
+    assert_eq!(reason(begun), Reason::CeremonyConflict, "the same id with another threshold");
     assert_eq!(reason(engine.keygen_finish(&peer(), &ceremony).await), Reason::CeremonyConflict);
     let other = room.parameters();
     let strange = room.engine(1).keygen_begin(&peer(), other.clone(), any_message()).await.unwrap();
@@ -442,7 +447,6 @@ async fn steps_out_of_order_and_messages_of_others_are_refused_and_change_nothin
 
     kit::deliver(&room.engines(), &ceremony, &messages).await;
     let messages = room.advance(&ceremony).await;
-    assert_eq!(reason(engine.keygen_advance(&peer(), &ceremony).await), Reason::CeremonyConflict);
     let refusal = engine.keygen_finish(&peer(), &ceremony).await.unwrap_err();
     assert_eq!(refusal.reason(), Reason::CeremonyIncomplete);
     kit::deliver(&room.engines(), &ceremony, &messages).await;
@@ -555,10 +559,72 @@ async fn a_retired_key_group_signs_nothing_any_more_and_stays_retired() {
 async fn ceremonies_under_way_are_bounded_and_the_limit_is_named() {
     let room = Room::new(|_| {});
     let engine = room.engine(0);
-    for _ in 0..frostkeep::limits::CEREMONIES_MAX {
+    for _ in 0..limits::CEREMONIES_MAX {
         engine.keygen_begin(&peer(), room.parameters(), any_message()).await.unwrap();
     }
     let refusal = engine.keygen_begin(&peer(), room.parameters(), any_message()).await.unwrap_err();
     assert_eq!(refusal.reason(), Reason::CapacityExceeded);
     assert!(refusal.to_string().contains("ceremonies"), "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_lost_a_reply_asks_again_and_hears_the_same_messages() {
+    let mut room = Room::new(|_| {});
+    let parameters = room.parameters();
+    let ceremony = parameters.ceremony();
+    let one = room.begin(&parameters).await;
+    assert_eq!(room.begin(&parameters).await, one, "no second set of secrets");
+    kit::deliver(&room.engines(), &ceremony, &one).await;
+    let two = room.advance(&ceremony).await;
+    assert_eq!(room.advance(&ceremony).await, two);
+    assert_eq!(room.begin(&parameters).await, one, "even a round later");
+    kit::deliver(&room.engines(), &ceremony, &two).await;
+    let certificate = room.certificate(ceremony).await;
+    room.certify(0, &certificate).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ceremony_whose_driver_is_gone_gives_its_slot_back_and_one_that_is_asked_for_does_not() {
+    let clock = ManualClock::default();
+    let room = Room::new(|node| node.config.clock = Arc::new(clock.clone()));
+    let engine = room.engine(0);
+    let mut begun = Vec::new();
+    for _ in 0..limits::CEREMONIES_MAX {
+        let parameters = room.parameters();
+        engine.keygen_begin(&peer(), parameters.clone(), any_message()).await.unwrap();
+        begun.push(parameters.ceremony());
+    }
+    assert_eq!(reason(engine.keygen_preflight(&peer())), Reason::CapacityExceeded, "seen before any secret exists");
+    clock.advance(Duration::from_millis(limits::CEREMONY_IDLE_MS_MAX - 1));
+    engine.tick().unwrap();
+    assert_eq!(reason(engine.keygen_preflight(&peer())), Reason::CapacityExceeded, "not a moment too soon");
+    let stage = engine.keygen_stage(&peer(), &begun[0]).await.unwrap();
+    assert_eq!(stage, CeremonyStage::RoundOne { missing: vec![member(2), member(3)] });
+
+    clock.advance(Duration::from_millis(1));
+    engine.tick().unwrap();
+    engine.keygen_preflight(&peer()).unwrap();
+    assert!(engine.keygen_stage(&peer(), &begun[0]).await.is_ok(), "somebody has asked for it");
+    for gone in &begun[1..] {
+        assert_eq!(reason(engine.keygen_stage(&peer(), gone).await), Reason::CeremonyUnknown);
+    }
+    engine.keygen_begin(&peer(), room.parameters(), any_message()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_says_where_a_ceremony_stands_and_which_ones_lack_their_certificate() {
+    let mut room = Room::new(|_| {});
+    let ceremony = room.run_to(Step::HeardTwo, 0).await.ceremony();
+    let stage = room.engine(0).keygen_stage(&peer(), &ceremony).await.unwrap();
+    assert_eq!(stage, CeremonyStage::RoundTwo { missing: Vec::new() });
+    assert!(room.engine(0).keygen_unfinished(&peer()).unwrap().is_empty());
+    let certificate = room.certificate(ceremony).await;
+    assert_eq!(room.engine(0).keygen_stage(&peer(), &ceremony).await.unwrap(), CeremonyStage::Prepared);
+    assert_eq!(room.engine(0).keygen_unfinished(&peer()).unwrap(), vec![ceremony]);
+    room.certify(0, &certificate).await.unwrap();
+    assert_eq!(room.engine(0).keygen_stage(&peer(), &ceremony).await.unwrap(), CeremonyStage::Active);
+    assert!(room.engine(0).keygen_unfinished(&peer()).unwrap().is_empty());
+    let nobody = Caller { name: "kit".into(), identity: None, roles: vec![Role::Observer] };
+    assert_eq!(reason(room.engine(0).keygen_unfinished(&nobody)), Reason::PermissionDenied);
+    assert_eq!(reason(room.engine(0).keygen_stage(&nobody, &ceremony).await), Reason::PermissionDenied);
 }
