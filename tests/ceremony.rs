@@ -28,7 +28,7 @@ fn pace() -> Pace {
 /// For runs in which somebody is away until the deadline.
 fn impatient() -> Pace {
     Pace {
-        step_ms_max: 4_000,
+        step_ms_max: 6_000,
         preflight_ms_max: 2_000,
         call_ms_max: 30_000,
         farewell_ms_max: 2_000,
@@ -278,7 +278,7 @@ async fn a_lying_member_is_named_with_the_proof_or_beside_whom_it_accuses_and_th
                 assert!(failed.findings.iter().all(|finding| matches!(finding, Finding::Disputed { .. })), "{failed}");
                 assert_eq!(named, ["liar", "node-0"], "accuser and accused");
             }
-            Lie::FalseAccusation => {
+            Lie::FalseAccusation | Lie::FalseProof => {
                 // Nothing proves what it says of the other: both are named.
                 assert!(failed.findings.iter().all(|finding| matches!(finding, Finding::Disputed { .. })), "{failed}");
                 assert_eq!(named, ["liar", "node-1"]);

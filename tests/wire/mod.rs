@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use frostkeep::ceremony::{Driver, Node, NodePort, Pace, Peer, PortError, Refused};
 use frostkeep::engine::{CeremonyStage, Engine, PreparedReply};
@@ -20,8 +20,8 @@ use frostkeep::hsm::entropy;
 use frostkeep::identity::{IdentityKey, IdentitySignature, NodeIdentity};
 use frostkeep::ids::{AttemptPolicy, CeremonyId, Member};
 use frostkeep::keygen::{
-    self, AwaitingRoundOne, AwaitingRoundTwo, Body, Confirmation, Fault, Message, Parameters, ReceiveError, Statement,
-    Transcript,
+    self, AwaitingRoundOne, AwaitingRoundTwo, Body, Confirmation, Fault, Message, Parameters, ReceiveError,
+    RoundOneFault, Statement, Transcript,
 };
 use frostkeep::policy::SigningPolicy;
 use frostkeep::reasons::Reason;
@@ -51,7 +51,7 @@ pub enum When {
 /// Who answers.
 enum Behind {
     Engine(Mutex<Engine>),
-    Liar(Liar),
+    Liar(Box<Liar>),
 }
 
 /// The way to one node, and what is wrong with it.
@@ -264,6 +264,14 @@ fn refused(reason: Reason, problem: String) -> PortError {
     PortError::Refused(Box::new(Refused { reason, problem, members, faults, complaints }))
 }
 
+fn accusing(fault: Fault) -> PortError {
+    let mut error = refused(Reason::CeremonyFailed, fault.to_string());
+    if let PortError::Refused(refused) = &mut error {
+        refused.faults = vec![fault];
+    }
+    error
+}
+
 /// What a wire does with the messages that it carries, by a seed. Each message is harmed once at the most.
 pub struct Tamper {
     seed: u64,
@@ -312,18 +320,20 @@ pub enum Lie {
     MissingEnvelope,
     WrongEnvelope,
     FalseAccusation,
+    FalseProof,
     OtherTranscript,
     OtherSignature,
     Garbage,
 }
 
 impl Lie {
-    pub const ALL: [Lie; 8] = [
+    pub const ALL: [Lie; 9] = [
         Self::Malformed,
         Self::Equivocation,
         Self::MissingEnvelope,
         Self::WrongEnvelope,
         Self::FalseAccusation,
+        Self::FalseProof,
         Self::OtherTranscript,
         Self::OtherSignature,
         Self::Garbage,
@@ -343,6 +353,9 @@ struct Liar {
     /// Whom it tells something else behind the driver's back.
     victim: Engine,
     stage: Mutex<LiarStage>,
+    told: Mutex<Option<Parameters>>,
+    /// The first message of round one of member 2, who is honest.
+    heard: Mutex<Option<Message>>,
     behind_the_back: Mutex<Option<Vec<u8>>>,
 }
 
@@ -384,6 +397,7 @@ impl Liar {
     fn begin(&self, parameters: &Parameters) -> Vec<Vec<u8>> {
         let (stage, said) = keygen::begin(parameters.clone(), Arc::clone(&self.identity), &mut entropy::os()).unwrap();
         *self.stage.lock().unwrap() = LiarStage::One(stage);
+        *self.told.lock().unwrap() = Some(parameters.clone());
         match self.lie {
             Lie::Malformed => {
                 let truncate = |body: &mut Body| {
@@ -408,6 +422,10 @@ impl Liar {
         if let Some(other) = other {
             // Refused or not, both messages are now with the victim, or will be.
             let _ = self.victim.keygen_receive(&peer(), ceremony, other).await;
+        }
+        let opened = Message::open(message, self.told.lock().unwrap().as_ref().unwrap()).unwrap();
+        if opened.sender() == member(2) {
+            self.heard.lock().unwrap().get_or_insert(opened);
         }
         let told = match &mut *self.stage.lock().unwrap() {
             LiarStage::One(stage) => stage.receive(message),
@@ -452,11 +470,11 @@ impl Liar {
         let mut statement = *prepared.statement();
         match self.lie {
             Lie::FalseAccusation => {
-                let mut error = refused(Reason::CeremonyFailed, "a wrong package".into());
-                if let PortError::Refused(refused) = &mut error {
-                    refused.faults = vec![Fault::Complaint { accuser: member(3), accused: member(2) }];
-                }
-                return Err(error);
+                return Err(accusing(Fault::Complaint { accuser: member(3), accused: member(2) }));
+            }
+            Lie::FalseProof => {
+                let proof = Box::new(self.heard.lock().unwrap().clone().unwrap());
+                return Err(accusing(Fault::RoundOne { reason: RoundOneFault::Proof, proof }));
             }
             Lie::OtherTranscript => {
                 // A digest of round two differs from what everybody else has heard.
@@ -539,9 +557,11 @@ impl Rig {
             identity,
             victim: rig.engine(0),
             stage: Mutex::new(LiarStage::Away),
+            told: Mutex::default(),
+            heard: Mutex::default(),
             behind_the_back: Mutex::default(),
         };
-        rig.wires.push(WireState::new("liar".into(), Behind::Liar(liar)));
+        rig.wires.push(WireState::new("liar".into(), Behind::Liar(Box::new(liar))));
         rig
     }
 
@@ -583,10 +603,10 @@ impl Rig {
             .collect()
     }
 
-    /// Cuts every wire at once, from wherever it is called.
+    /// Cuts every wire at once, from wherever it is called, the first time that it is.
     pub fn cut(&self) -> impl Fn() + Send + Sync + 'static {
-        let wires = self.wires.clone();
-        move || wires.iter().for_each(|wire| wire.dead.store(true, Ordering::SeqCst))
+        let (wires, once) = (self.wires.clone(), Once::new());
+        move || once.call_once(|| wires.iter().for_each(|wire| wire.dead.store(true, Ordering::SeqCst)))
     }
 
     pub fn driver(&self, pace: Pace) -> Driver<Wire> {
