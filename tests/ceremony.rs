@@ -28,7 +28,7 @@ fn pace() -> Pace {
 /// For runs in which somebody is away until the deadline.
 fn impatient() -> Pace {
     Pace {
-        step_ms_max: 4_000,
+        step_ms_max: 6_000,
         preflight_ms_max: 2_000,
         call_ms_max: 30_000,
         farewell_ms_max: 2_000,

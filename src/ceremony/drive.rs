@@ -3,22 +3,17 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
-
 use super::event::{Observer, Step};
 use super::finding::{CeremonyError, Failed, Finding, Stands};
-use super::judge::{Judge, Objection, Said};
+use super::judge::{Judge, Said};
 use super::port::{NodePort, Peer, PortError};
 use super::reach::{Answers, Node, Pace, Reach, everywhere};
+use super::relay::{hand_over, heard};
 use crate::engine::CeremonyStage;
 use crate::ids::CeremonyId;
 use crate::keygen::{Certificate, ConfirmedKeyGroup, Parameters, Round};
-use crate::limits::CEREMONY_CALLS_MAX;
 use crate::policy::SigningPolicy;
 use crate::reasons::Reason;
-
-/// How often a node that misses messages is handed them again before it is named.
-const HANDED_AGAIN_MAX: u32 = 2;
 
 type Indexed<P> = Vec<(usize, Arc<Node<P>>)>;
 
@@ -368,58 +363,4 @@ fn once_each(findings: impl IntoIterator<Item = Finding>) -> Vec<Finding> {
         }
     }
     kept
-}
-
-/// Hands the messages of the others to one node, a few at a time. A message that it refuses as wrong is an objection; any
-/// other refusal ends the step.
-async fn hand_over<P: NodePort>(
-    reach: &Reach<P>,
-    ceremony: CeremonyId,
-    said: &[Said],
-) -> Result<Vec<Objection>, PortError> {
-    let mut calls = JoinSet::new();
-    let mut objections = Vec::new();
-    let mut waiting = said.iter().filter(|message| message.from != reach.index);
-    loop {
-        while calls.len() < CEREMONY_CALLS_MAX
-            && let Some(message) = waiting.next()
-        {
-            let (reach, message) = (reach.clone(), message.clone());
-            calls.spawn(async move {
-                let answer = reach.insist(|| reach.node.port.receive(&ceremony, &message.bytes)).await;
-                (message.from, answer)
-            });
-        }
-        match calls.join_next().await {
-            None => return Ok(objections),
-            Some(Ok((_, Ok(())))) => {}
-            Some(Ok((from, Err(error)))) if error.reason() == Some(Reason::CeremonyMessageInvalid) => {
-                objections.push(Objection { from, error });
-            }
-            Some(Ok((_, Err(error)))) => return Err(error),
-            Some(Err(defect)) => return Err(PortError::Unreachable(format!("a call to it ended early: {defect}"))),
-        }
-    }
-}
-
-/// A call that needs all messages of a round: a node that misses some is handed them again before it is named.
-async fn heard<P, T, F>(
-    reach: &Reach<P>,
-    ceremony: CeremonyId,
-    said: &[Said],
-    mut call: impl FnMut() -> F,
-) -> Result<T, PortError>
-where
-    P: NodePort,
-    F: Future<Output = Result<T, PortError>>,
-{
-    for _ in 0..HANDED_AGAIN_MAX {
-        match reach.insist(&mut call).await {
-            Err(error) if error.reason() == Some(Reason::CeremonyIncomplete) => {
-                hand_over(reach, ceremony, said).await?;
-            }
-            answer => return answer,
-        }
-    }
-    reach.insist(call).await
 }

@@ -24,6 +24,7 @@ mod finding;
 mod judge;
 mod port;
 mod reach;
+mod relay;
 
 pub use crate::engine::trial_subject;
 pub use drive::Driver;

@@ -1,4 +1,4 @@
-//! The key generations under way in this process: bounded in number and in age, in RAM only.
+//! The key generations under way in this process, bounded in number and in age, in RAM only; and where each stands.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -6,8 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use frostkeep_hsm::clock::Millis;
 
+use super::caller::{Caller, Role};
 use super::refusal::Refusal;
-use crate::ids::CeremonyId;
+use super::state::Phase;
+use super::{Engine, wait};
+use crate::ids::{CeremonyId, Member};
 use crate::keygen::{AwaitingRoundOne, AwaitingRoundTwo, Message, Parameters};
 use crate::limits;
 use crate::policy::SigningPolicy;
@@ -88,6 +91,72 @@ impl Ceremonies {
     /// slot.
     pub(crate) fn expire(&self, now: Millis) {
         self.all().retain(|_, place| now.since(place.touched) < limits::CEREMONY_IDLE_MS_MAX);
+    }
+}
+
+/// Where a ceremony stands on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CeremonyStage {
+    /// Begun: round-one messages are awaited.
+    RoundOne {
+        /// Whose message has not come.
+        missing: Vec<Member>,
+    },
+    /// Round-two messages are awaited.
+    RoundTwo {
+        /// Whose message has not come.
+        missing: Vec<Member>,
+    },
+    /// The shares are durable; the certificate has not come.
+    Prepared,
+    /// Certified, durably.
+    Active,
+    /// Over; the shares are wiped.
+    Retired,
+}
+
+impl Engine {
+    /// Where a ceremony stands, for a driver that did not drive it so far.
+    ///
+    /// # Errors
+    /// [`Refusal::CeremonyUnknown`]; [`Refusal::Busy`] while its shares are on their way to the disk.
+    pub async fn keygen_stage(&self, caller: &Caller, ceremony: &CeremonyId) -> Result<CeremonyStage, Refusal> {
+        caller.require(&[Role::Admin, Role::Peer])?;
+        let (id, engine) = (*ceremony, self.clone());
+        // Before the state is asked: a ceremony leaves its place when its shares are in line, not sooner.
+        let found = self.inner.ceremonies.find(&id, self.inner.clock.now());
+        wait::blocking(move || {
+            if let Ok(found) = &found {
+                match &found.lock().unwrap_or_else(PoisonError::into_inner).stage {
+                    Stage::One(stage) => return Ok(CeremonyStage::RoundOne { missing: stage.missing() }),
+                    Stage::Two(stage) => return Ok(CeremonyStage::RoundTwo { missing: stage.missing() }),
+                    Stage::Gone => {}
+                }
+            }
+            let mut core = engine.core();
+            core.settle(&engine.inner.line)?;
+            match core.testimony(&id, |group| group.phase.clone()).map(|phase| phase.value) {
+                Some(Phase::Prepared) => Ok(CeremonyStage::Prepared),
+                Some(Phase::Active { .. }) => Ok(CeremonyStage::Active),
+                Some(Phase::Retired { .. }) => Ok(CeremonyStage::Retired),
+                None if core.prepared_at(&id).is_some() => Err(Refusal::Busy("the prepared key shares")),
+                None => Err(Refusal::CeremonyUnknown(id)),
+            }
+        })
+        .await
+    }
+
+    /// Ceremonies whose shares are prepared here, durably, and whose certificate has not come: each can be resumed.
+    ///
+    /// # Errors
+    /// [`Refusal::PermissionDenied`].
+    pub fn keygen_unfinished(&self, caller: &Caller) -> Result<Vec<CeremonyId>, Refusal> {
+        caller.require(&[Role::Admin, Role::Peer])?;
+        let mut core = self.core();
+        core.settle(&self.inner.line)?;
+        let groups = core.ledger.durable().key_groups.values();
+        let prepared = groups.into_iter().filter(|group| matches!(group.phase, Phase::Prepared));
+        Ok(prepared.map(|group| group.ceremony).collect())
     }
 }
 

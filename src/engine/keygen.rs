@@ -29,31 +29,10 @@ pub struct PreparedReply {
     pub statement: Statement,
 }
 
-/// Where a ceremony stands on a node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CeremonyStage {
-    /// Begun: round-one messages are awaited.
-    RoundOne {
-        /// Whose message has not come.
-        missing: Vec<Member>,
-    },
-    /// Round-two messages are awaited.
-    RoundTwo {
-        /// Whose message has not come.
-        missing: Vec<Member>,
-    },
-    /// The shares are durable; the certificate has not come.
-    Prepared,
-    /// Certified, durably.
-    Active,
-    /// Over; the shares are wiped.
-    Retired,
-}
-
 /// A statement or confirmation, with the position of the record that it speaks of.
 #[derive(Clone)]
-struct Testimony<T> {
-    value: T,
+pub(super) struct Testimony<T> {
+    pub(super) value: T,
     position: Position,
 }
 
@@ -166,49 +145,6 @@ impl Engine {
             Stage::Two(stage) => Ok(stage.missing()),
             Stage::Gone => Err(Refusal::CeremonyUnknown(*ceremony)),
         }
-    }
-
-    /// Where a ceremony stands, for a driver that did not drive it so far.
-    ///
-    /// # Errors
-    /// [`Refusal::CeremonyUnknown`]; [`Refusal::Busy`] while its shares are on their way to the disk.
-    pub async fn keygen_stage(&self, caller: &Caller, ceremony: &CeremonyId) -> Result<CeremonyStage, Refusal> {
-        caller.require(&[Role::Admin, Role::Peer])?;
-        let (id, engine) = (*ceremony, self.clone());
-        // Before the state is asked: a ceremony leaves its place when its shares are in line, not sooner.
-        let found = self.inner.ceremonies.find(&id, self.inner.clock.now());
-        wait::blocking(move || {
-            if let Ok(found) = &found {
-                match &found.lock().unwrap_or_else(PoisonError::into_inner).stage {
-                    Stage::One(stage) => return Ok(CeremonyStage::RoundOne { missing: stage.missing() }),
-                    Stage::Two(stage) => return Ok(CeremonyStage::RoundTwo { missing: stage.missing() }),
-                    Stage::Gone => {}
-                }
-            }
-            let mut core = engine.core();
-            core.settle(&engine.inner.line)?;
-            match core.testimony(&id, |group| group.phase.clone()).map(|phase| phase.value) {
-                Some(Phase::Prepared) => Ok(CeremonyStage::Prepared),
-                Some(Phase::Active { .. }) => Ok(CeremonyStage::Active),
-                Some(Phase::Retired { .. }) => Ok(CeremonyStage::Retired),
-                None if core.prepared_at(&id).is_some() => Err(Refusal::Busy("the prepared key shares")),
-                None => Err(Refusal::CeremonyUnknown(id)),
-            }
-        })
-        .await
-    }
-
-    /// Ceremonies whose shares are prepared here, durably, and whose certificate has not come: each can be resumed.
-    ///
-    /// # Errors
-    /// [`Refusal::PermissionDenied`].
-    pub fn keygen_unfinished(&self, caller: &Caller) -> Result<Vec<CeremonyId>, Refusal> {
-        caller.require(&[Role::Admin, Role::Peer])?;
-        let mut core = self.core();
-        core.settle(&self.inner.line)?;
-        let groups = core.ledger.durable().key_groups.values();
-        let prepared = groups.into_iter().filter(|group| matches!(group.phase, Phase::Prepared));
-        Ok(prepared.map(|group| group.ceremony).collect())
     }
 
     /// Goes on to round two: this node's round-two messages, encrypted end to end. A repeat returns the same messages.
@@ -379,12 +315,12 @@ impl Core {
     }
 
     /// The position of the record that prepared a ceremony's shares, durable or not.
-    fn prepared_at(&self, ceremony: &CeremonyId) -> Option<Position> {
+    pub(super) fn prepared_at(&self, ceremony: &CeremonyId) -> Option<Position> {
         let groups = self.ledger.admitted().key_groups.values();
         groups.into_iter().find(|group| group.ceremony == *ceremony).map(|group| group.prepared_at)
     }
 
-    fn testimony<T>(&self, ceremony: &CeremonyId, of: impl FnOnce(&KeyGroup) -> T) -> Option<Testimony<T>> {
+    pub(super) fn testimony<T>(&self, ceremony: &CeremonyId, of: impl FnOnce(&KeyGroup) -> T) -> Option<Testimony<T>> {
         let mut groups = self.ledger.durable().key_groups.values();
         let group = groups.find(|group| group.ceremony == *ceremony)?;
         Some(Testimony { value: of(group), position: group.prepared_at })

@@ -7,7 +7,7 @@
 //! - [`caller`], [`request`], [`reply`], [`refusal`]: what comes in and goes out
 //! - [`record`], [`state`]: what is remembered; `image`: the same for a snapshot; `ledger`: the durable and the admitted view
 //! - `sign`, `advance`, `finalize`, `sessions`, `vote`, `approve`, [`keygen`], [`freeze`]: an operation each
-//! - `ceremonies`: key generations under way; `trial`: the message that proves a new key under any policy
+//! - `ceremonies`: key generations under way; `trial`: the message that proves a new key
 
 mod admin;
 mod advance;
@@ -47,8 +47,9 @@ use frostkeep_hsm::entropy::Entropy;
 pub use admin::freeze_now;
 pub use approve::BuildRequest;
 pub use caller::{Caller, Role};
+pub use ceremonies::CeremonyStage;
 pub use freeze::{FreezeReport, Gates};
-pub use keygen::{CeremonyStage, PreparedReply};
+pub use keygen::PreparedReply;
 pub use open::{Replay, Surroundings};
 pub use refusal::Refusal;
 pub use reply::{ApprovalReply, Finalized, RoundReply};

@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 
 use frostkeep::ceremony::{Driver, Node, NodePort, Pace, Peer, PortError, Refused};
 use frostkeep::engine::{CeremonyStage, Engine, PreparedReply};
@@ -51,7 +51,7 @@ pub enum When {
 /// Who answers.
 enum Behind {
     Engine(Mutex<Engine>),
-    Liar(Liar),
+    Liar(Box<Liar>),
 }
 
 /// The way to one node, and what is wrong with it.
@@ -561,7 +561,7 @@ impl Rig {
             heard: Mutex::default(),
             behind_the_back: Mutex::default(),
         };
-        rig.wires.push(WireState::new("liar".into(), Behind::Liar(liar)));
+        rig.wires.push(WireState::new("liar".into(), Behind::Liar(Box::new(liar))));
         rig
     }
 
@@ -603,10 +603,10 @@ impl Rig {
             .collect()
     }
 
-    /// Cuts every wire at once, from wherever it is called.
+    /// Cuts every wire at once, from wherever it is called, the first time that it is.
     pub fn cut(&self) -> impl Fn() + Send + Sync + 'static {
-        let wires = self.wires.clone();
-        move || wires.iter().for_each(|wire| wire.dead.store(true, Ordering::SeqCst))
+        let (wires, once) = (self.wires.clone(), Once::new());
+        move || once.call_once(|| wires.iter().for_each(|wire| wire.dead.store(true, Ordering::SeqCst)))
     }
 
     pub fn driver(&self, pace: Pace) -> Driver<Wire> {
