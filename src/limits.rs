@@ -160,6 +160,9 @@ const _: () = assert!(APPROVAL_AGE_S_MAX > POLICY_WINDOW_S_MAX, "a rate must not
 /// Taproot roots that one approval names.
 pub const APPROVAL_ROOTS_MAX: usize = 64;
 
+/// Names of key generations that one node remembers as used; they fit a snapshot item. The oldest is forgotten.
+pub const CEREMONIES_REMEMBERED_MAX: usize = 65_536;
+
 /// Key generations under way in one node.
 pub const CEREMONIES_MAX: usize = 8;
 

@@ -77,35 +77,46 @@ impl Engine {
             ));
         }
         let (caller, engine) = (caller.clone(), self.clone());
-        wait::blocking(move || {
-            let (id, now) = (parameters.ceremony(), engine.inner.clock.now());
-            let ceremonies = &engine.inner.ceremonies;
-            if let Some(said) = ceremonies.begun(&parameters, now)? {
-                return Ok(said);
-            }
-            if engine.core().prepared_at(&id).is_some() {
-                return Err(Refusal::CeremonyConflict(id));
-            }
-            engine.keygen_preflight(&caller)?;
-            let identity = engine.core().identity()?;
-            let mut entropy = (engine.inner.entropy)();
-            let (stage, messages) = begin(parameters.clone(), identity, &mut entropy)
-                .map_err(|error| Refusal::InvalidRequest(error.to_string()))?;
-            let ceremony = Ceremony {
-                stage: Stage::One(stage),
-                policy,
-                parameters: parameters.hash(),
-                round_one: messages.clone(),
-                round_two: Vec::new(),
-            };
-            match ceremonies.add(id, ceremony, now) {
-                Ok(()) => Ok(messages),
-                // The same call twice at once: the first one's secrets are the ceremony's.
-                Err(conflict @ Refusal::CeremonyConflict(_)) => ceremonies.begun(&parameters, now)?.ok_or(conflict),
-                Err(refusal) => Err(refusal),
-            }
+        let (said, position) = wait::blocking(move || engine.begin_ceremony(&caller, &parameters, policy)).await?;
+        // What this node says binds it to its secrets, so the name must be used up before anything of it leaves.
+        self.await_durable(position, true).await?;
+        Ok(said)
+    }
+
+    /// What this node says at the beginning, and the position of the record that uses the ceremony's name up.
+    fn begin_ceremony(
+        &self,
+        caller: &Caller,
+        parameters: &Parameters,
+        policy: SigningPolicy,
+    ) -> Result<(Vec<Message>, Position), Refusal> {
+        let (id, now) = (parameters.ceremony(), self.inner.clock.now());
+        let ceremonies = &self.inner.ceremonies;
+        let begun_at = || self.core().ledger.admitted().begun.get(&id).copied();
+        if let Some(said) = ceremonies.begun(parameters, now)? {
+            return Ok((said, begun_at().ok_or(Refusal::Busy("the beginning of this key generation"))?));
+        }
+        if begun_at().is_some() || self.core().prepared_at(&id).is_some() {
+            return Err(Refusal::CeremonyConflict(id));
+        }
+        self.keygen_preflight(caller)?;
+        let identity = self.core().identity()?;
+        let mut entropy = (self.inner.entropy)();
+        let (stage, messages) = begin(parameters.clone(), identity, &mut entropy)
+            .map_err(|error| Refusal::InvalidRequest(error.to_string()))?;
+        let ceremony = Ceremony {
+            stage: Stage::One(stage),
+            policy,
+            parameters: parameters.hash(),
+            round_one: messages.clone(),
+            round_two: Vec::new(),
+        };
+        ceremonies.add(id, ceremony, now)?;
+        let env = self.env();
+        let admitted = self.core().admit_begun(&env, id);
+        admitted.map(|position| (messages, position)).inspect_err(|_| {
+            ceremonies.remove(&id);
         })
-        .await
     }
 
     /// Takes one ceremony message, from whomever: it is signed by its sender.
@@ -330,6 +341,15 @@ impl Core {
         self.settle(env.line)?;
         self.keygen_room()?;
         let encoded = encode(&record)?.anchor_now();
+        self.install(env.line, slot, record, encoded)
+    }
+
+    fn admit_begun(&mut self, env: &Env<'_>, ceremony: CeremonyId) -> Result<Position, Refusal> {
+        self.settle(env.line)?;
+        env.admit_work()?;
+        let record = Record::Begun { ceremony };
+        let encoded = encode(&record)?;
+        let slot = env.reserve(SlotKind::Round, encoded.size_bytes())?;
         self.install(env.line, slot, record, encoded)
     }
 
