@@ -22,6 +22,7 @@
 //! | [`keygen`] | key generation without a dealer, sans-io |
 //! | [`store`] | records in line, sealed and chained frames, positions that prove durability |
 //! | [`engine`] | sessions, rounds, the cached serve, freeze, approvals |
+//! | [`ceremony`] | drives a key generation between nodes |
 //! | [`node`] | wires a state directory, a key provider and an engine together |
 //! | [`hsm`] | the key provider: a crate of its own, which knows the token and not FROST |
 //! | [`cli`], [`process`] | the command; hardening of its process |
@@ -50,6 +51,7 @@
 //! - **I10** Unsealed secrets never cross the API, never reach a log, and are wiped on every path out.
 
 pub mod bitcoin;
+pub mod ceremony;
 pub mod cli;
 pub mod engine;
 pub mod frost;

@@ -92,6 +92,7 @@ pub const POLICY_CHARGES_MAX: usize = 65_536;
 
 /// One message of a key generation, bytes: 255 envelopes of 82 bytes, or 255 coefficients of 33, and what names them.
 pub const KEYGEN_MESSAGE_BYTES_MAX: usize = 32 << 10;
+
 /// A freeze record, encoded, bytes: its slots are kept free in a full line, so it must be small.
 pub const FREEZE_RECORD_BYTES_MAX: usize = 4_096;
 
@@ -159,5 +160,29 @@ const _: () = assert!(APPROVAL_AGE_S_MAX > POLICY_WINDOW_S_MAX, "a rate must not
 /// Taproot roots that one approval names.
 pub const APPROVAL_ROOTS_MAX: usize = 64;
 
+/// Names of key generations that one node remembers as used; they fit a snapshot item. The oldest is forgotten.
+pub const CEREMONIES_REMEMBERED_MAX: usize = 65_536;
+
 /// Key generations under way in one node.
 pub const CEREMONIES_MAX: usize = 8;
+
+/// A key generation that nobody asks for during this time is dropped, milliseconds: its driver is gone, and it would hold
+/// its slot and its secrets until a restart. Longer than a driver tries one step.
+pub const CEREMONY_IDLE_MS_MAX: u64 = 15 * 60 * 1_000;
+
+/// The longest that a driver of a key generation tries one step with one node, milliseconds.
+pub const CEREMONY_STEP_MS_MAX: u64 = 2 * 60 * 1_000;
+
+/// The longest that it waits for one answer, milliseconds: a node may wait [`REPLY_WAIT_MS_MAX`] for its disk.
+pub const CEREMONY_CALL_MS_MAX: u64 = 75_000;
+
+const _: () = assert!(
+    CEREMONY_IDLE_MS_MAX > 2 * CEREMONY_STEP_MS_MAX && CEREMONY_CALL_MS_MAX > REPLY_WAIT_MS_MAX,
+    "a node must not give up a ceremony that its driver still works on"
+);
+
+/// Calls that a driver has under way with one node.
+pub const CEREMONY_CALLS_MAX: usize = 8;
+
+/// Trial sessions of one key group: their message is always allowed, so their number is not left to the caller.
+pub const TRIALS_MAX: u8 = 8;

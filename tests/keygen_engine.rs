@@ -10,13 +10,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use frostkeep::engine::{Caller, CommitRequest, Engine, EngineConfig, Refusal, Role};
+use frostkeep::engine::{Caller, CeremonyStage, CommitRequest, Engine, EngineConfig, Refusal, Role};
 use frostkeep::hash::Framed;
+use frostkeep::hsm::clock::ManualClock;
 use frostkeep::hsm::entropy;
 use frostkeep::hsm::token::FaultClass;
 use frostkeep::identity::{IdentityKey, IdentitySignature, NodeIdentity};
 use frostkeep::ids::{AttemptPolicy, CeremonyId, KeyGroupId, Member};
 use frostkeep::keygen::{self, Body, Certificate, CertificateError, ConfirmedKeyGroup, Fault, Message, Parameters};
+use frostkeep::limits;
 use frostkeep::reasons::Reason;
 use kit::{Bench, Kind, TestNode, admin, any_message, coordinator, member, peer, session};
 use rand_core::RngCore;
@@ -79,12 +81,18 @@ impl Room {
         Parameters::new(CeremonyId::new(id), 2, self.holders.clone(), AttemptPolicy::Roast, policy).unwrap()
     }
 
-    async fn begin(&self, parameters: &Parameters) -> Vec<Message> {
+    async fn begin(&mut self, parameters: &Parameters) -> Vec<Message> {
         let mut messages = Vec::new();
-        for engine in self.engines() {
-            messages.extend(engine.keygen_begin(&peer(), parameters.clone(), any_message()).await.unwrap());
+        for index in 0..NODES {
+            messages.extend(self.begin_one(index, parameters).await.unwrap());
         }
         messages
+    }
+
+    async fn begin_one(&mut self, index: usize, parameters: &Parameters) -> Result<Vec<Message>, Refusal> {
+        let parameters = parameters.clone();
+        let begin = |engine: Engine| async move { engine.keygen_begin(&peer(), parameters, any_message()).await };
+        self.stepping(index, begin).await
     }
 
     async fn advance(&self, ceremony: &CeremonyId) -> Vec<Message> {
@@ -323,7 +331,7 @@ async fn in_an_outage_a_ceremony_is_refused_before_any_secret_exists_and_one_und
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_absent_are_named_and_nothing_is_lost_and_the_faulty_end_the_ceremony_by_name() {
-    let room = Room::new(|_| {});
+    let mut room = Room::new(|_| {});
     // Member 3 is the test's own: it stays away, then says two different things.
     let rogue = Arc::new(NodeIdentity::generate(&mut entropy::os()));
     let mut holders = room.holders.clone();
@@ -333,8 +341,8 @@ async fn the_absent_are_named_and_nothing_is_lost_and_the_faulty_end_the_ceremon
     let parameters = Parameters::new(ceremony, 2, holders, AttemptPolicy::Roast, policy).unwrap();
     let engines = [room.engine(0), room.engine(1)];
     let mut messages = Vec::new();
-    for engine in &engines {
-        messages.extend(engine.keygen_begin(&peer(), parameters.clone(), any_message()).await.unwrap());
+    for index in 0..engines.len() {
+        messages.extend(room.begin_one(index, &parameters).await.unwrap());
     }
     kit::deliver(&engines, &ceremony, &messages).await;
 
@@ -388,7 +396,7 @@ fn malformed(message: &Message, identity: &NodeIdentity) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_whose_only_message_is_at_fault_is_named_as_faulty_and_not_as_absent() {
-    let room = Room::new(|_| {});
+    let mut room = Room::new(|_| {});
     let rogue = Arc::new(NodeIdentity::generate(&mut entropy::os()));
     let mut holders = room.holders.clone();
     holders.insert(member(3), rogue.public());
@@ -396,8 +404,8 @@ async fn a_member_whose_only_message_is_at_fault_is_named_as_faulty_and_not_as_a
     let policy = any_message().hash().unwrap();
     let parameters = Parameters::new(ceremony, 2, holders, AttemptPolicy::Roast, policy).unwrap();
     let engine = room.engine(0);
-    let own = engine.keygen_begin(&peer(), parameters.clone(), any_message()).await.unwrap();
-    let other = room.engine(1).keygen_begin(&peer(), parameters.clone(), any_message()).await.unwrap();
+    let own = room.begin_one(0, &parameters).await.unwrap();
+    let other = room.begin_one(1, &parameters).await.unwrap();
     kit::deliver(std::slice::from_ref(&engine), &ceremony, &[own, other].concat()).await;
     let (_, one) = keygen::begin(parameters.clone(), Arc::clone(&rogue), &mut entropy::os()).unwrap();
     let told = engine.keygen_receive(&peer(), &ceremony, malformed(&one[0], &rogue)).await;
@@ -415,11 +423,14 @@ async fn steps_out_of_order_and_messages_of_others_are_refused_and_change_nothin
     let ceremony = parameters.ceremony();
     let messages = room.begin(&parameters).await;
     let engine = room.engine(0);
-    let begun = engine.keygen_begin(&peer(), parameters.clone(), any_message()).await;
-    assert_eq!(reason(begun), Reason::CeremonyConflict);
+    let seats = room.holders.iter().map(|(seat, holder)| (*seat, *holder)).collect();
+    let policy = any_message().hash().unwrap();
+    let changed = Parameters::new(ceremony, 3, seats, AttemptPolicy::Roast, policy).unwrap();
+    let begun = engine.keygen_begin(&peer(), changed, any_message()).await;
+    assert_eq!(reason(begun), Reason::CeremonyConflict, "the same id with another threshold");
     assert_eq!(reason(engine.keygen_finish(&peer(), &ceremony).await), Reason::CeremonyConflict);
     let other = room.parameters();
-    let strange = room.engine(1).keygen_begin(&peer(), other.clone(), any_message()).await.unwrap();
+    let strange = room.begin_one(1, &other).await.unwrap();
     for bytes in [strange[0].to_bytes(), vec![], vec![0xff; 40_000]] {
         let told = engine.keygen_receive(&peer(), &ceremony, bytes).await;
         assert_eq!(reason(told), Reason::CeremonyMessageInvalid);
@@ -442,7 +453,6 @@ async fn steps_out_of_order_and_messages_of_others_are_refused_and_change_nothin
 
     kit::deliver(&room.engines(), &ceremony, &messages).await;
     let messages = room.advance(&ceremony).await;
-    assert_eq!(reason(engine.keygen_advance(&peer(), &ceremony).await), Reason::CeremonyConflict);
     let refusal = engine.keygen_finish(&peer(), &ceremony).await.unwrap_err();
     assert_eq!(refusal.reason(), Reason::CeremonyIncomplete);
     kit::deliver(&room.engines(), &ceremony, &messages).await;
@@ -553,12 +563,103 @@ async fn a_retired_key_group_signs_nothing_any_more_and_stays_retired() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ceremonies_under_way_are_bounded_and_the_limit_is_named() {
-    let room = Room::new(|_| {});
+    let mut room = Room::new(|_| {});
     let engine = room.engine(0);
-    for _ in 0..frostkeep::limits::CEREMONIES_MAX {
-        engine.keygen_begin(&peer(), room.parameters(), any_message()).await.unwrap();
+    for _ in 0..limits::CEREMONIES_MAX {
+        let parameters = room.parameters();
+        room.begin_one(0, &parameters).await.unwrap();
     }
     let refusal = engine.keygen_begin(&peer(), room.parameters(), any_message()).await.unwrap_err();
     assert_eq!(refusal.reason(), Reason::CapacityExceeded);
     assert!(refusal.to_string().contains("ceremonies"), "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_lost_a_reply_asks_again_and_hears_the_same_messages() {
+    let mut room = Room::new(|_| {});
+    let parameters = room.parameters();
+    let ceremony = parameters.ceremony();
+    let one = room.begin(&parameters).await;
+    assert_eq!(room.begin(&parameters).await, one, "no second set of secrets");
+    kit::deliver(&room.engines(), &ceremony, &one).await;
+    let two = room.advance(&ceremony).await;
+    assert_eq!(room.advance(&ceremony).await, two);
+    assert_eq!(room.begin(&parameters).await, one, "even a round later");
+    kit::deliver(&room.engines(), &ceremony, &two).await;
+    let certificate = room.certificate(ceremony).await;
+    room.certify(0, &certificate).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ceremony_whose_driver_is_gone_gives_its_slot_back_and_one_that_is_asked_for_does_not() {
+    let clock = ManualClock::default();
+    let mut room = Room::new(|node| node.config.clock = Arc::new(clock.clone()));
+    let engine = room.engine(0);
+    let mut begun = Vec::new();
+    for _ in 0..limits::CEREMONIES_MAX {
+        let parameters = room.parameters();
+        room.begin_one(0, &parameters).await.unwrap();
+        begun.push(parameters.ceremony());
+    }
+    assert_eq!(reason(engine.keygen_preflight(&peer())), Reason::CapacityExceeded, "seen before any secret exists");
+    clock.advance(Duration::from_millis(limits::CEREMONY_IDLE_MS_MAX - 1));
+    engine.tick().unwrap();
+    assert_eq!(reason(engine.keygen_preflight(&peer())), Reason::CapacityExceeded, "not a moment too soon");
+    let stage = engine.keygen_stage(&peer(), &begun[0]).await.unwrap();
+    assert_eq!(stage, CeremonyStage::RoundOne { missing: vec![member(2), member(3)] });
+
+    clock.advance(Duration::from_millis(1));
+    engine.tick().unwrap();
+    engine.keygen_preflight(&peer()).unwrap();
+    assert!(engine.keygen_stage(&peer(), &begun[0]).await.is_ok(), "somebody has asked for it");
+    for gone in &begun[1..] {
+        assert_eq!(reason(engine.keygen_stage(&peer(), gone).await), Reason::CeremonyUnknown);
+    }
+    let parameters = room.parameters();
+    room.begin_one(0, &parameters).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_says_where_a_ceremony_stands_and_which_ones_lack_their_certificate() {
+    let mut room = Room::new(|_| {});
+    let ceremony = room.run_to(Step::HeardTwo, 0).await.ceremony();
+    let stage = room.engine(0).keygen_stage(&peer(), &ceremony).await.unwrap();
+    assert_eq!(stage, CeremonyStage::RoundTwo { missing: Vec::new() });
+    assert!(room.engine(0).keygen_unfinished(&peer()).unwrap().is_empty());
+    let certificate = room.certificate(ceremony).await;
+    assert_eq!(room.engine(0).keygen_stage(&peer(), &ceremony).await.unwrap(), CeremonyStage::Prepared);
+    assert_eq!(room.engine(0).keygen_unfinished(&peer()).unwrap(), vec![ceremony]);
+    room.certify(0, &certificate).await.unwrap();
+    assert_eq!(room.engine(0).keygen_stage(&peer(), &ceremony).await.unwrap(), CeremonyStage::Active);
+    assert!(room.engine(0).keygen_unfinished(&peer()).unwrap().is_empty());
+    let nobody = Caller { name: "kit".into(), identity: None, roles: vec![Role::Observer] };
+    assert_eq!(reason(room.engine(0).keygen_unfinished(&nobody)), Reason::PermissionDenied);
+    assert_eq!(reason(room.engine(0).keygen_stage(&nobody, &ceremony).await), Reason::PermissionDenied);
+}
+
+/// The same name with other secrets would be two different signed messages of one round: a proof against an honest node.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_never_draws_secrets_again_under_a_name_that_it_has_used() {
+    let mut room = Room::new(many_snapshots);
+    let (abandoned, crashed) = (room.parameters(), room.parameters());
+    room.begin_one(0, &abandoned).await.unwrap();
+    room.engine(0).keygen_abandon(&peer(), &abandoned.ceremony()).unwrap();
+    assert_eq!(reason(room.begin_one(0, &abandoned).await), Reason::CeremonyConflict);
+    room.begin_one(0, &crashed).await.unwrap();
+    for _ in 0..2 {
+        room.crash(0);
+        for used in [&abandoned, &crashed] {
+            assert_eq!(reason(room.begin_one(0, used).await), Reason::CeremonyConflict);
+        }
+    }
+    // Nothing had left before its record was durable: the name is free.
+    let unwritten = room.parameters();
+    let (engine, parameters) = (room.engine(0), unwritten.clone());
+    let waiting = tokio::spawn(async move { engine.keygen_begin(&peer(), parameters, any_message()).await });
+    let line = room.bench(0).line.clone();
+    kit::eventually("the record is in line", || line.waiting_records() > 0).await;
+    assert!(!waiting.is_finished(), "a message left before its record was durable");
+    waiting.abort();
+    room.crash(0);
+    room.begin_one(0, &unwritten).await.unwrap();
 }

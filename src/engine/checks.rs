@@ -6,6 +6,7 @@ use super::record::Advance;
 use super::refusal::Refusal;
 use super::request::{SignRequest, Subject};
 use super::state::{Approval, KeyGroup, Session, session_room};
+use super::trial::is_trial;
 use crate::bitcoin::{OutputKeys, TransactionFacts, UnsignedTransaction};
 use crate::identity::IdentityKey;
 use crate::ids::{AttemptPolicy, KeyGroupId, Member, Message, SessionId};
@@ -40,16 +41,18 @@ pub(crate) fn check_session<'a>(
 }
 
 /// Step 4: the message is a sighash of an approved transaction, for an input whose prevout is this group's output
-/// under the session's root (trap 12); the policy of now allows that transaction, rate limits apart.
+/// under the session's root (trap 12); the policy of now allows that transaction, rate limits apart. Beside it, under any
+/// policy, the group's own trial message, which is no sighash.
 /// `output_key` is the group's under that root: its tweak is a curve operation, done off the lock.
 pub(crate) fn check_policy(
     group: &KeyGroup,
+    session: &SessionId,
     subject: &Subject,
     output_key: &[u8; 32],
     env: &Env<'_>,
 ) -> Result<(), Refusal> {
     let policy = env.config.effective_policy(&group.policy)?;
-    if policy.danger_sign_any_message {
+    if policy.danger_sign_any_message || is_trial(&group.group_key.id(), &group.ceremony, session, subject) {
         return Ok(());
     }
     let (approval, input) = approved(group, &subject.message).ok_or(Refusal::MessageNotApproved)?;

@@ -13,7 +13,7 @@ use super::state::{
     retired,
 };
 use crate::bitcoin::{Prevout, UnsignedTransaction};
-use crate::ids::{AttemptId, FreezeId, KeyGroupId, Member, MerkleRoot, Message, SessionId};
+use crate::ids::{AttemptId, CeremonyId, FreezeId, KeyGroupId, Member, MerkleRoot, Message, SessionId};
 use crate::keygen::{Certificate, Statement};
 use crate::limits;
 use crate::policy::{Charge, SigningPolicy};
@@ -24,7 +24,7 @@ use crate::store::Position;
 /// Consumed markers of one item: bounds its size.
 const MARKERS_PER_ITEM: usize = 4_096;
 
-/// One piece of an image. Postcard 1; variants and fields are only ever appended.
+/// One piece of an image. Postcard 1; variants are only ever appended, and the fields of one never change.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 enum Item {
     Position(Position),
@@ -62,6 +62,7 @@ enum Item {
         outcome: EndedItem,
         position: Position,
     },
+    Begun(Vec<(CeremonyId, Position)>),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -90,8 +91,9 @@ pub(crate) fn items(
 ) -> impl Iterator<Item = Result<Zeroizing<Vec<u8>>, RecordError>> + Send {
     let head = std::iter::once(Item::Position(position));
     let identity = state.identity.map(|known| Item::Identity(SecretBytes::new(Zeroizing::new(known.seed().to_vec()))));
+    let begun = (!state.begun.is_empty()).then(|| Item::Begun(state.begun.iter().map(|(id, at)| (*id, *at)).collect()));
     let groups = state.key_groups.into_iter().flat_map(|(id, group)| group_items(id, group));
-    head.chain(identity).chain(groups).map(|item| record::encode(&item, limits::SNAPSHOT_ITEM_BYTES_MAX))
+    head.chain(identity).chain(begun).chain(groups).map(|item| record::encode(&item, limits::SNAPSHOT_ITEM_BYTES_MAX))
 }
 
 fn group_items(key_group: KeyGroupId, group: KeyGroup) -> impl Iterator<Item = Item> + Send {
@@ -180,6 +182,7 @@ fn take(state: &mut State, item: Item) -> Result<(), String> {
             let (id, group) = key_group(*item)?;
             state.key_groups.insert(id, group);
         }
+        Item::Begun(begun) => state.begun.extend(begun),
         Item::Approval { key_group, raw, prevouts, keys, charge, position } => {
             let transaction = UnsignedTransaction::from_parts(&raw, &prevouts).map_err(|error| error.to_string())?;
             let approval = Approval { transaction: Arc::new(transaction), keys, charge, position };

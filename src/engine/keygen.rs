@@ -3,10 +3,10 @@
 //! A ceremony lives in RAM until its shares are prepared, which is one record with this node's signature on the transcript;
 //! that signature leaves only when the record is durable. A restart before it voids the ceremony by its id.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use super::caller::{Caller, Role};
+use super::ceremonies::{Ceremony, Stage};
 use super::core::{Core, Env, encode, releases_allowed};
 use super::record::{PreparedRecord, Record, SecretBytes};
 use super::refusal::Refusal;
@@ -14,54 +14,11 @@ use super::state::{KeyGroup, Phase};
 use super::{Engine, wait};
 use crate::ids::{CeremonyId, KeyGroupId, Member};
 use crate::keygen::{
-    AwaitingRoundOne, AwaitingRoundTwo, Certificate, Confirmation, Message, Parameters, Prepared, Receipt, Statement,
-    Transcript, begin,
+    AwaitingRoundTwo, Certificate, Confirmation, Message, Parameters, Prepared, Receipt, Statement, Transcript, begin,
 };
 use crate::limits;
 use crate::policy::SigningPolicy;
-use crate::store::{Placed, Position, SlotKind};
-
-/// Where a ceremony stands.
-enum Stage {
-    One(AwaitingRoundOne),
-    Two(AwaitingRoundTwo),
-    /// Over, or being computed by a call that will say so.
-    Gone,
-}
-
-struct Ceremony {
-    stage: Stage,
-    policy: SigningPolicy,
-}
-
-/// The ceremonies of this process. Each has a lock of its own, which is no state lock: curve arithmetic runs under it.
-#[derive(Default)]
-pub(crate) struct Ceremonies(Mutex<HashMap<CeremonyId, Arc<Mutex<Ceremony>>>>);
-
-impl Ceremonies {
-    fn find(&self, id: &CeremonyId) -> Result<Arc<Mutex<Ceremony>>, Refusal> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(id).cloned().ok_or(Refusal::CeremonyUnknown(*id))
-    }
-
-    fn add(&self, id: CeremonyId, ceremony: Ceremony) -> Result<(), Refusal> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.len() >= limits::CEREMONIES_MAX {
-            return Err(Refusal::CapacityExceeded { what: "ceremonies", limit: limits::CEREMONIES_MAX as u64 });
-        }
-        match all.entry(id) {
-            std::collections::hash_map::Entry::Occupied(_) => Err(Refusal::CeremonyConflict(id)),
-            std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(Arc::new(Mutex::new(ceremony)));
-                Ok(())
-            }
-        }
-    }
-
-    fn remove(&self, id: &CeremonyId) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id).is_some()
-    }
-}
+use crate::store::{Placed, Position, Slot, SlotKind};
 
 /// What a node says when its shares are prepared, durably: what it heard, and its signature on that.
 #[derive(Debug, Clone)]
@@ -74,8 +31,8 @@ pub struct PreparedReply {
 
 /// A statement or confirmation, with the position of the record that it speaks of.
 #[derive(Clone)]
-struct Testimony<T> {
-    value: T,
+pub(super) struct Testimony<T> {
+    pub(super) value: T,
     position: Position,
 }
 
@@ -97,10 +54,12 @@ impl Engine {
         let mut core = self.core();
         core.settle(env.line)?;
         core.keygen_room()?;
+        self.inner.ceremonies.room()?;
         env.admit_work()
     }
 
-    /// Begins a ceremony: this node's round-one messages, one a seat. Refused in an outage, before any secret exists.
+    /// Begins a ceremony: this node's round-one messages, one a seat. Refused in an outage, before any secret exists. A
+    /// repeat returns the same messages, so that a lost reply voids nothing.
     ///
     /// # Errors
     /// [`Refusal`]; parameters that do not hold the hash of `policy`, or give this node no seat.
@@ -110,27 +69,54 @@ impl Engine {
         parameters: Parameters,
         policy: SigningPolicy,
     ) -> Result<Vec<Message>, Refusal> {
-        self.keygen_preflight(caller)?;
+        caller.require(&[Role::Admin, Role::Peer])?;
         let hash = policy.hash().map_err(|error| Refusal::InvalidRequest(error.to_string()))?;
         if parameters.signing_policy() != hash {
             return Err(Refusal::InvalidRequest(
                 "the parameters name another signing policy than the one given".into(),
             ));
         }
-        let id = parameters.ceremony();
+        let (caller, engine) = (caller.clone(), self.clone());
+        let (said, position) = wait::blocking(move || engine.begin_ceremony(&caller, &parameters, policy)).await?;
+        // What this node says binds it to its secrets, so the name must be used up before anything of it leaves.
+        self.await_durable(position, true).await?;
+        Ok(said)
+    }
+
+    /// What this node says at the beginning, and the position of the record that uses the ceremony's name up.
+    fn begin_ceremony(
+        &self,
+        caller: &Caller,
+        parameters: &Parameters,
+        policy: SigningPolicy,
+    ) -> Result<(Vec<Message>, Position), Refusal> {
+        let (id, now) = (parameters.ceremony(), self.inner.clock.now());
+        let ceremonies = &self.inner.ceremonies;
+        let begun_at = || self.core().ledger.admitted().begun.get(&id).copied();
+        if let Some(said) = ceremonies.begun(parameters, now)? {
+            return Ok((said, begun_at().ok_or(Refusal::Busy("the beginning of this key generation"))?));
+        }
+        if begun_at().is_some() || self.core().prepared_at(&id).is_some() {
+            return Err(Refusal::CeremonyConflict(id));
+        }
+        self.keygen_preflight(caller)?;
         let identity = self.core().identity()?;
-        let engine = self.clone();
-        wait::blocking(move || {
-            if engine.core().ledger.admitted().key_groups.values().any(|group| group.ceremony == id) {
-                return Err(Refusal::CeremonyConflict(id));
-            }
-            let mut entropy = (engine.inner.entropy)();
-            let (stage, messages) = begin(parameters, identity, &mut entropy)
-                .map_err(|error| Refusal::InvalidRequest(error.to_string()))?;
-            engine.inner.ceremonies.add(id, Ceremony { stage: Stage::One(stage), policy })?;
-            Ok(messages)
+        let mut entropy = (self.inner.entropy)();
+        let (stage, messages) = begin(parameters.clone(), identity, &mut entropy)
+            .map_err(|error| Refusal::InvalidRequest(error.to_string()))?;
+        let ceremony = Ceremony {
+            stage: Stage::One(stage),
+            policy,
+            parameters: parameters.hash(),
+            round_one: messages.clone(),
+            round_two: Vec::new(),
+        };
+        ceremonies.add(id, ceremony, now)?;
+        let env = self.env();
+        let admitted = self.core().admit_begun(&env, id);
+        admitted.map(|position| (messages, position)).inspect_err(|_| {
+            ceremonies.remove(&id);
         })
-        .await
     }
 
     /// Takes one ceremony message, from whomever: it is signed by its sender.
@@ -145,7 +131,7 @@ impl Engine {
     ) -> Result<Receipt, Refusal> {
         caller.require(&[Role::Admin, Role::Peer])?;
         let id = *ceremony;
-        let found = self.inner.ceremonies.find(&id)?;
+        let found = self.inner.ceremonies.find(&id, self.inner.clock.now())?;
         wait::blocking(move || {
             let mut ceremony = found.lock().unwrap_or_else(PoisonError::into_inner);
             let received = match &mut ceremony.stage {
@@ -163,7 +149,7 @@ impl Engine {
     /// # Errors
     /// [`Refusal::CeremonyUnknown`].
     pub fn keygen_missing(&self, ceremony: &CeremonyId) -> Result<Vec<Member>, Refusal> {
-        let found = self.inner.ceremonies.find(ceremony)?;
+        let found = self.inner.ceremonies.find(ceremony, self.inner.clock.now())?;
         let state = found.lock().unwrap_or_else(PoisonError::into_inner);
         match &state.stage {
             Stage::One(stage) => Ok(stage.missing()),
@@ -172,32 +158,33 @@ impl Engine {
         }
     }
 
-    /// Goes on to round two: this node's round-two messages, encrypted end to end.
+    /// Goes on to round two: this node's round-two messages, encrypted end to end. A repeat returns the same messages.
     ///
     /// # Errors
     /// [`Refusal::CeremonyAbsent`] names whose message is missing, and changes nothing; [`Refusal::CeremonyFailed`] ends it.
     pub async fn keygen_advance(&self, caller: &Caller, ceremony: &CeremonyId) -> Result<Vec<Message>, Refusal> {
         caller.require(&[Role::Admin, Role::Peer])?;
         let (id, engine) = (*ceremony, self.clone());
-        let found = self.inner.ceremonies.find(&id)?;
+        let found = self.inner.ceremonies.find(&id, self.inner.clock.now())?;
         wait::blocking(move || {
             let mut ceremony = found.lock().unwrap_or_else(PoisonError::into_inner);
             let stage = match std::mem::replace(&mut ceremony.stage, Stage::Gone) {
                 Stage::One(stage) if stage.missing().is_empty() => stage,
                 other => {
-                    let refusal = match &other {
-                        Stage::One(stage) => Refusal::CeremonyAbsent { ceremony: id, members: stage.missing() },
-                        Stage::Two(_) => Refusal::CeremonyConflict(id),
-                        Stage::Gone => Refusal::CeremonyUnknown(id),
+                    let answer = match &other {
+                        Stage::One(stage) => Err(Refusal::CeremonyAbsent { ceremony: id, members: stage.missing() }),
+                        Stage::Two(_) => Ok(ceremony.round_two.clone()),
+                        Stage::Gone => Err(Refusal::CeremonyUnknown(id)),
                     };
                     ceremony.stage = other;
-                    return Err(refusal);
+                    return answer;
                 }
             };
             let mut entropy = (engine.inner.entropy)();
             match stage.advance(&mut entropy) {
                 Ok((next, messages)) => {
                     ceremony.stage = Stage::Two(next);
+                    ceremony.round_two.clone_from(&messages);
                     Ok(messages)
                 }
                 Err(failure) => {
@@ -217,18 +204,23 @@ impl Engine {
     pub async fn keygen_finish(&self, caller: &Caller, ceremony: &CeremonyId) -> Result<PreparedReply, Refusal> {
         caller.require(&[Role::Admin, Role::Peer])?;
         let id = *ceremony;
+        let found = self.inner.ceremonies.find(&id, self.inner.clock.now());
         let known = self.core().prepared_at(&id);
         if let Some(position) = known {
             return self.statement(&id, position).await;
         }
-        let found = self.inner.ceremonies.find(&id)?;
+        let found = found?;
         let engine = self.clone();
         let position = wait::blocking(move || {
             let mut ceremony = found.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(position) = engine.core().prepared_at(&id) {
                 return Ok(position);
             }
-            engine.env().admit_work()?;
+            let env = engine.env();
+            env.admit_work()?;
+            engine.core().keygen_room()?;
+            // Before the secrets are consumed: a full line refuses, and voids nothing.
+            let slot = env.reserve(SlotKind::Round, limits::RECORD_BYTES_MAX)?;
             let stage = match std::mem::replace(&mut ceremony.stage, Stage::Gone) {
                 Stage::Two(stage) if stage.missing().is_empty() => stage,
                 other => {
@@ -241,19 +233,32 @@ impl Engine {
                     return Err(refusal);
                 }
             };
+            let outcome = engine.prepare(id, stage, ceremony.policy.clone(), slot);
+            // Last: whoever does not find the ceremony any more finds the prepared shares.
             engine.inner.ceremonies.remove(&id);
-            let prepared = stage.finish().map_err(|failure| Refusal::CeremonyFailed(Box::new(failure)))?;
-            let record = Record::Prepared(Box::new(PreparedRecord {
-                ceremony: id,
-                key_group: prepared.transcript().group().id(),
-                prepared: SecretBytes::new(prepared.encode()),
-                policy: ceremony.policy.clone(),
-            }));
-            let env = engine.env();
-            engine.core().admit_prepared(&env, record)
+            outcome
         })
         .await?;
         self.statement(&id, position).await
+    }
+
+    /// The shares in one record, in line.
+    fn prepare(
+        &self,
+        id: CeremonyId,
+        stage: AwaitingRoundTwo,
+        policy: SigningPolicy,
+        slot: Slot,
+    ) -> Result<Position, Refusal> {
+        let prepared = stage.finish().map_err(|failure| Refusal::CeremonyFailed(Box::new(failure)))?;
+        let record = Record::Prepared(Box::new(PreparedRecord {
+            ceremony: id,
+            key_group: prepared.transcript().group().id(),
+            prepared: SecretBytes::new(prepared.encode()),
+            policy,
+        }));
+        let env = self.env();
+        self.core().admit_prepared(&env, slot, record)
     }
 
     async fn statement(&self, ceremony: &CeremonyId, position: Position) -> Result<PreparedReply, Refusal> {
@@ -321,21 +326,29 @@ impl Core {
     }
 
     /// The position of the record that prepared a ceremony's shares, durable or not.
-    fn prepared_at(&self, ceremony: &CeremonyId) -> Option<Position> {
+    pub(super) fn prepared_at(&self, ceremony: &CeremonyId) -> Option<Position> {
         let groups = self.ledger.admitted().key_groups.values();
         groups.into_iter().find(|group| group.ceremony == *ceremony).map(|group| group.prepared_at)
     }
 
-    fn testimony<T>(&self, ceremony: &CeremonyId, of: impl FnOnce(&KeyGroup) -> T) -> Option<Testimony<T>> {
+    pub(super) fn testimony<T>(&self, ceremony: &CeremonyId, of: impl FnOnce(&KeyGroup) -> T) -> Option<Testimony<T>> {
         let mut groups = self.ledger.durable().key_groups.values();
         let group = groups.find(|group| group.ceremony == *ceremony)?;
         Some(Testimony { value: of(group), position: group.prepared_at })
     }
 
-    fn admit_prepared(&mut self, env: &Env<'_>, record: Record) -> Result<Position, Refusal> {
+    fn admit_prepared(&mut self, env: &Env<'_>, slot: Slot, record: Record) -> Result<Position, Refusal> {
         self.settle(env.line)?;
         self.keygen_room()?;
         let encoded = encode(&record)?.anchor_now();
+        self.install(env.line, slot, record, encoded)
+    }
+
+    fn admit_begun(&mut self, env: &Env<'_>, ceremony: CeremonyId) -> Result<Position, Refusal> {
+        self.settle(env.line)?;
+        env.admit_work()?;
+        let record = Record::Begun { ceremony };
+        let encoded = encode(&record)?;
         let slot = env.reserve(SlotKind::Round, encoded.size_bytes())?;
         self.install(env.line, slot, record, encoded)
     }

@@ -7,11 +7,13 @@
 //! - [`caller`], [`request`], [`reply`], [`refusal`]: what comes in and goes out
 //! - [`record`], [`state`]: what is remembered; `image`: the same for a snapshot; `ledger`: the durable and the admitted view
 //! - `sign`, `advance`, `finalize`, `sessions`, `vote`, `approve`, [`keygen`], [`freeze`]: an operation each
+//! - `ceremonies`: key generations under way; `trial`: the message that proves a new key
 
 mod admin;
 mod advance;
 mod approve;
 pub mod caller;
+mod ceremonies;
 mod checks;
 mod commit;
 mod core;
@@ -33,6 +35,7 @@ mod sign;
 pub mod state;
 mod tally;
 mod timers;
+mod trial;
 mod vote;
 mod wait;
 
@@ -44,7 +47,9 @@ use frostkeep_hsm::entropy::Entropy;
 pub use admin::freeze_now;
 pub use approve::BuildRequest;
 pub use caller::{Caller, Role};
+pub use ceremonies::CeremonyStage;
 pub use freeze::{FreezeReport, Gates};
+pub use keygen::PreparedReply;
 pub use open::{Replay, Surroundings};
 pub use refusal::Refusal;
 pub use reply::{ApprovalReply, Finalized, RoundReply};
@@ -53,11 +58,12 @@ pub use request::{
 };
 pub use sessions::SessionView;
 pub use tally::TallyView;
+pub use trial::{trial_session, trial_subject};
 
 use self::advance::{Authorised, Chain, Facts};
+use self::ceremonies::Ceremonies;
 use self::core::{Core, Env};
 use self::finalize::FinalizeStep;
-use self::keygen::Ceremonies;
 use self::reply::ReleasedRound;
 use self::sign::{SignQuestion, SignStep};
 use self::tally::Tally;
@@ -410,12 +416,14 @@ impl Engine {
         self.hand_over(&request.key_group, || vote)
     }
 
-    /// Housekeeping that the node calls every few seconds: expired nonces, idle sessions, old timers.
+    /// Housekeeping that the node calls every few seconds: expired nonces, idle sessions, old timers, ceremonies without a
+    /// driver.
     ///
     /// # Errors
     /// [`Refusal`] when a closing could not be recorded; the next tick tries again.
     pub fn tick(&self) -> Result<(), Refusal> {
         let env = self.env();
+        self.inner.ceremonies.expire(env.now);
         let Some(state) = self.core().tick(&env)? else { return Ok(()) };
         // In small bites: whoever is served meanwhile waits for one bite at the most.
         for sessions in sessions::open_sessions(&state).chunks(256) {

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use frostkeep_hsm::clock::Clock;
 
+use super::ceremonies::Ceremonies;
 use super::core::{Core, encode};
 use super::freeze::Gates;
-use super::keygen::Ceremonies;
 use super::record::{self, Record, SecretBytes};
 use super::state::State;
 use super::tally::Tally;

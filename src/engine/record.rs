@@ -1,6 +1,7 @@
 //! Records: the entries of the journal. Everything that the engine must remember is one of these, and nothing else is.
 //!
-//! The encoding is postcard 1 over these types, in this order: variants and fields are only ever appended. Nonces are
+//! The encoding is postcard 1 over these types, in this order: variants are only ever appended, and the fields of one never
+//! change, since an old record would not decode with another field. Nonces are
 //! never in a record (I6).
 
 use std::fmt;
@@ -224,6 +225,12 @@ pub enum Record {
         unix: u64,
         /// By whom.
         by: String,
+    },
+    /// A key generation has begun here: its name is used up. Drawn again under the same name, its secrets would make an honest
+    /// node prove its own equivocation.
+    Begun {
+        /// The key generation.
+        ceremony: CeremonyId,
     },
 }
 

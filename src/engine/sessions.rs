@@ -154,7 +154,7 @@ impl Core {
         let subject = self.session_subject(request)?;
         env.check_release(&request.key_group)?;
         let group = self.durable_group(&request.key_group)?;
-        check_policy(group, &subject, output_key, env)?;
+        check_policy(group, &request.session, &subject, output_key, env)?;
         let session =
             group.sessions.get(&request.session).ok_or_else(|| Refusal::SessionUnknown(request.session.clone()))?;
         let start = TranscriptHead::start(&request.key_group, &request.session);

@@ -159,7 +159,7 @@ impl Core {
             return Err(Refusal::MemberNotLocal { key_group: request.key_group, member: request.member });
         }
         check_session(group, &request.session, &request.subject)?;
-        check_policy(group, &request.subject, &question.output_key, env)?;
+        check_policy(group, &request.session, &request.subject, &question.output_key, env)?;
         check_driver(group, caller, &question.context)
     }
 

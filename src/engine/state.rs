@@ -178,6 +178,8 @@ pub struct State {
     pub(crate) position: Position,
     pub(crate) identity: Option<Arc<NodeIdentity>>,
     pub(crate) key_groups: OrdMap<KeyGroupId, KeyGroup>,
+    /// Key generations that have begun here, whatever became of them, with the position of that record.
+    pub(crate) begun: OrdMap<CeremonyId, Position>,
 }
 
 /// The name under which an ended session is remembered.
@@ -219,6 +221,18 @@ impl State {
                     None => Ok(()),
                     Some(_) => Err(wrong(format!("key group {} is prepared twice", prepared.key_group))),
                 }
+            }
+            Record::Begun { ceremony } => {
+                if self.begun.insert(*ceremony, position).is_some() {
+                    return Err(wrong(format!("key generation {ceremony} has begun twice")));
+                }
+                if self.begun.len() > limits::CEREMONIES_REMEMBERED_MAX
+                    && let Some((oldest, _)) = self.begun.iter().min_by_key(|(_, at)| **at)
+                {
+                    let oldest = *oldest;
+                    self.begun.remove(&oldest);
+                }
+                Ok(())
             }
             Record::PreparedDropped { key_group } => match self.key_groups.remove(key_group) {
                 Some(KeyGroup { phase: Phase::Prepared, .. }) => Ok(()),
@@ -275,7 +289,7 @@ impl State {
                 group.forget_lifted();
                 Ok(())
             }
-            Record::Identity(_) | Record::Prepared(_) | Record::PreparedDropped { .. } => {
+            Record::Identity(_) | Record::Prepared(_) | Record::PreparedDropped { .. } | Record::Begun { .. } => {
                 Err("a record of the node, not of a key group".into())
             }
         }
@@ -285,7 +299,7 @@ impl State {
 /// The key group that a record changes; none for records of the node.
 pub(crate) fn key_group_of(record: &Record) -> Option<KeyGroupId> {
     match record {
-        Record::Identity(_) => None,
+        Record::Identity(_) | Record::Begun { .. } => None,
         Record::Prepared(prepared) => Some(prepared.key_group),
         Record::Round { body, .. } => Some(body.key_group),
         Record::Activated { key_group, .. }

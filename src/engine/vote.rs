@@ -55,7 +55,7 @@ impl Core {
             )));
         }
         let session = check_session(group, &request.session, &request.subject)?;
-        check_policy(group, &request.subject, output_key, env)?;
+        check_policy(group, &request.session, &request.subject, output_key, env)?;
         if let Some(active) = session.and_then(|session| session.active.as_ref()) {
             let threshold = group.group_key.threshold();
             let active = parse_context(&request.key_group, &request.session, &request.subject, threshold, active)?;

@@ -1,12 +1,15 @@
 //! Who is to blame when a ceremony fails, and with what proof.
 
+use serde::{Deserialize, Serialize};
+
 use super::message::{Message, Round, round_one};
-use super::{Body, Envelope, Parameters};
+use super::{Body, EncodingError, Envelope, Parameters, decode, encode};
 use crate::frost::DkgError;
 use crate::ids::{CeremonyId, Member};
+use crate::limits::KEYGEN_MESSAGE_BYTES_MAX;
 
 /// What is wrong with a signed round-one message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum RoundOneFault {
     /// Not a round-one package.
     #[error("its package is not an encoding of one")]
@@ -20,7 +23,7 @@ pub enum RoundOneFault {
 }
 
 /// One reason for which a ceremony failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum Fault {
     /// Nothing came from a member.
     #[error("nothing came from member {member} in {round}")]
@@ -76,6 +79,19 @@ impl Fault {
             Self::Equivocation { first, .. } => vec![first.sender()],
             Self::Complaint { accuser, accused } => vec![*accuser, *accused],
         }
+    }
+
+    /// The encoding, for whoever is to check the proof: at most two messages and what names them.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads the canonical encoding. What it says is not yet verified.
+    ///
+    /// # Errors
+    /// [`EncodingError`] for anything else.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, EncodingError> {
+        decode("fault", bytes, 2 * KEYGEN_MESSAGE_BYTES_MAX + 64)
     }
 
     /// Checks the proof from nothing but the parameters: for whoever is shown a fault that another node found.

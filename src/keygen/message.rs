@@ -14,7 +14,7 @@ use crate::limits::KEYGEN_MESSAGE_BYTES_MAX;
 const SIGNATURE: &str = "frostkeep-keygen-message-signature-v1";
 
 /// What a message is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Round {
     /// Commitment to a polynomial, proof of knowledge, key for envelopes.
     One,

@@ -12,6 +12,9 @@ pub mod outage {}
 #[doc = include_str!("operations.md")]
 pub mod operations {}
 
+#[doc = include_str!("keygen.md")]
+pub mod keygen {}
+
 #[doc = include_str!("store_format.md")]
 pub mod store_format {}
 

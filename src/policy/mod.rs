@@ -86,7 +86,8 @@ pub struct Tightening {
     pub destinations: Option<BTreeSet<ScriptBytes>>,
     /// More rate limits.
     pub rates: BTreeSet<Rate>,
-    /// Refuses messages that are no signature hash, whatever the policy says.
+    /// Refuses messages that are no signature hash, whatever the policy says; a key group's own trial message apart, which
+    /// spends nothing.
     pub refuse_any_message: bool,
 }
 
