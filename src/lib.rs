@@ -22,6 +22,7 @@
 //! | [`keygen`] | key generation without a dealer, sans-io |
 //! | [`store`] | records in line, sealed and chained frames, positions that prove durability |
 //! | [`engine`] | sessions, rounds, the cached serve, freeze, approvals |
+//! | [`coordinator`] | drives signing sessions over the members' nodes, sans-io, with a driver; nothing on disk |
 //! | [`node`] | wires a state directory, a key provider and an engine together |
 //! | [`hsm`] | the key provider: a crate of its own, which knows the token and not FROST |
 //! | [`cli`], [`process`] | the command; hardening of its process |
@@ -51,6 +52,7 @@
 
 pub mod bitcoin;
 pub mod cli;
+pub mod coordinator;
 pub mod engine;
 pub mod frost;
 pub mod hash;

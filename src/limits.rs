@@ -157,3 +157,9 @@ pub const APPROVAL_ROOTS_MAX: usize = 64;
 
 /// Key generations under way in one node.
 pub const CEREMONIES_MAX: usize = 8;
+
+/// Tries of one subject that a coordinator goes through before it gives up: each is a session that members have ended.
+pub const SESSION_TRIES_MAX: u32 = 64;
+
+/// Questions that a coordinator has under way at one time: two to each member of the largest key group.
+pub const ASKS_MAX: usize = 2 * MEMBERS_MAX;

@@ -9,7 +9,7 @@
 //! - `sign`, `advance`, `finalize`, `sessions`, `vote`, `approve`, [`keygen`], [`freeze`]: an operation each
 
 mod admin;
-mod advance;
+pub(crate) mod advance;
 mod approve;
 pub mod caller;
 mod checks;
