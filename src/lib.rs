@@ -23,6 +23,7 @@
 //! | [`store`] | records in line, sealed and chained frames, positions that prove durability |
 //! | [`engine`] | sessions, rounds, the cached serve, freeze, approvals |
 //! | [`ceremony`] | drives a key generation between nodes |
+//! | [`coordinator`] | drives signing sessions over the members' nodes, sans-io, with a driver; nothing on disk |
 //! | [`node`] | wires a state directory, a key provider and an engine together |
 //! | [`hsm`] | the key provider: a crate of its own, which knows the token and not FROST |
 //! | [`cli`], [`process`] | the command; hardening of its process |
@@ -53,6 +54,7 @@
 pub mod bitcoin;
 pub mod ceremony;
 pub mod cli;
+pub mod coordinator;
 pub mod engine;
 pub mod frost;
 pub mod hash;

@@ -186,3 +186,9 @@ pub const CEREMONY_CALLS_MAX: usize = 8;
 
 /// Trial sessions of one key group: their message is always allowed, so their number is not left to the caller.
 pub const TRIALS_MAX: u8 = 8;
+
+/// Tries of one subject that a coordinator goes through before it gives up: each is a session that members have ended.
+pub const SESSION_TRIES_MAX: u32 = 64;
+
+/// Questions that a coordinator has under way at one time: two to each member of the largest key group.
+pub const ASKS_MAX: usize = 2 * MEMBERS_MAX;

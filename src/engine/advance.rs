@@ -95,7 +95,8 @@ impl Facts {
         self.genuine(member, &message, &round.round_signature)
     }
 
-    fn genuine(&self, member: Member, message: &[u8; 32], signature: &[u8]) -> bool {
+    /// Whether the identity of `member` signed `message`.
+    pub(crate) fn genuine(&self, member: Member, message: &[u8; 32], signature: &[u8]) -> bool {
         let Ok(signature) = <[u8; 64]>::try_from(signature) else {
             return false;
         };
@@ -106,10 +107,11 @@ impl Facts {
     }
 }
 
-struct Oracle<'a> {
-    facts: &'a Facts,
-    session: &'a SessionId,
-    subject: &'a Subject,
+/// The judge of evidence about one session.
+pub(crate) struct Oracle<'a> {
+    pub(crate) facts: &'a Facts,
+    pub(crate) session: &'a SessionId,
+    pub(crate) subject: &'a Subject,
 }
 
 impl EvidenceOracle for Oracle<'_> {

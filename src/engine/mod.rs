@@ -10,7 +10,7 @@
 //! - `ceremonies`: key generations under way; `trial`: the message that proves a new key
 
 mod admin;
-mod advance;
+pub(crate) mod advance;
 mod approve;
 pub mod caller;
 mod ceremonies;

@@ -9,6 +9,9 @@ pub mod threat_model {}
 #[doc = include_str!("outage.md")]
 pub mod outage {}
 
+#[doc = include_str!("coordination.md")]
+pub mod coordination {}
+
 #[doc = include_str!("operations.md")]
 pub mod operations {}
 
