@@ -4,10 +4,10 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::sync::Arc;
 
-use frostkeep::coordinator::ask::{Answer, AskKey};
-use frostkeep::coordinator::{Ask, Blame, Effect, Event, Machine, PortError, RoastMachine, Setting};
+use frostkeep::coordinator::ask::Answer;
+use frostkeep::coordinator::{Ask, Blame, Effect, Event, Machine, PortError, Progress, RoastMachine, Setting};
 use frostkeep::frost::{Commitments, Signature, SigningPackage};
-use frostkeep::ids::Member;
+use frostkeep::ids::{AttemptId, Member};
 use frostkeep::reasons::Reason;
 
 use super::member::{Character, LIARS, Reply, SimMember};
@@ -88,6 +88,9 @@ impl Schedule {
     }
 }
 
+/// A package, with the attempt that it is for.
+type Package = (AttemptId, Vec<u8>);
+
 /// One law broken.
 #[derive(Debug)]
 pub struct Broken(pub String);
@@ -104,8 +107,11 @@ pub struct Run {
     now: u64,
     life: u64,
     /// Packages in which the machine has seen or put an honest member's commitments, in this life.
-    seen: BTreeMap<(Member, [u8; Commitments::BYTES]), BTreeSet<Vec<u8>>>,
-    answered: BTreeSet<(Member, AskKey)>,
+    seen: BTreeMap<(Member, [u8; Commitments::BYTES]), BTreeSet<Package>>,
+    /// The packages that honest members have answered, as far as the machine has heard in this life.
+    answered: BTreeMap<(Member, AttemptId), Vec<u8>>,
+    /// Attempts that the machine has made in this life.
+    started: BTreeSet<(u32, Vec<Member>)>,
     pub log: Option<Vec<String>>,
     pub attempts: usize,
     pub packets_sent: usize,
@@ -143,7 +149,8 @@ impl Run {
             now: 0,
             life: 0,
             seen: BTreeMap::new(),
-            answered: BTreeSet::new(),
+            answered: BTreeMap::new(),
+            started: BTreeSet::new(),
             log: logged.then(Vec::new),
             attempts: 0,
             packets_sent: 0,
@@ -237,7 +244,6 @@ impl Run {
                 self.log(|_| format!("coordinator hears of {member} to {:?}: {reply:?}", ask.key()));
                 self.note_session(member, &reply);
                 self.note_conflict(member, &ask, &reply);
-                self.answered.insert((member, ask.key()));
                 let event = match *reply {
                     Ok(answer) => Event::Answer { member, answer },
                     Err(error) => Event::Failed { member, ask, error },
@@ -278,6 +284,7 @@ impl Run {
         self.machine = RoastMachine::new(self.setting.clone());
         self.seen.clear();
         self.answered.clear();
+        self.started.clear();
         let stale = self.schedule.stale_requests;
         self.packets.retain(|_, packet| match packet {
             Packet::ToMember { .. } => stale,
@@ -307,14 +314,20 @@ impl Run {
             self.log(|_| format!("  {effect:?}"));
             match effect {
                 Effect::Ask { member, ask } => {
-                    if let Ask::Round(round) = &ask {
-                        self.check_package(&round.package)?;
+                    // A package of an earlier coordinator is answered, whatever else its commitments are in by now.
+                    if let Ask::Round(round) = &ask
+                        && self.started.contains(&(round.context.number(), round.context.included().to_vec()))
+                    {
+                        self.check_package(round.context.id(), &round.package)?;
                     }
                     self.send(member, ask);
                 }
                 Effect::Again { member, ask, after_ms } => {
                     let pause = after_ms.unwrap_or(1 + self.dice.below(20));
                     self.post(pause, Packet::Send { member, ask });
+                }
+                Effect::Tell(Progress::Started { number, included }) => {
+                    self.started.insert((number, included));
                 }
                 Effect::Tell(_) | Effect::Wake { .. } => {}
                 Effect::Finished(signature) => finished = Some(signature),
@@ -358,7 +371,9 @@ impl Run {
         }
         if let Ok(Answer::Session(report)) = reply {
             for round in &report.rounds {
-                self.note_package(&SigningPackage::from_bytes(&round.package).unwrap());
+                let attempt = AttemptId::new(round.attempt.attempt_id);
+                self.answered.insert((member, attempt), round.package.clone());
+                self.note_package(attempt, &SigningPackage::from_bytes(&round.package).unwrap());
             }
         }
     }
@@ -374,24 +389,28 @@ impl Run {
         }
     }
 
-    fn note_package(&mut self, package: &SigningPackage) {
+    fn note_package(&mut self, attempt: AttemptId, package: &SigningPackage) {
         for member in package.members().filter(|member| self.honest(*member)).collect::<Vec<_>>() {
             let commitments = *package.commitments_of(member).unwrap().as_bytes();
-            self.seen.entry((member, commitments)).or_default().insert(package.to_bytes());
+            self.seen.entry((member, commitments)).or_default().insert((attempt, package.to_bytes()));
         }
     }
 
-    /// Commitments of an honest member are in one package, or in packages that were there already.
-    fn check_package(&mut self, package: &SigningPackage) -> Result<(), Broken> {
-        let bytes = package.to_bytes();
+    /// Commitments of an honest member are in one package. A package for an attempt that the member has answered otherwise
+    /// does not count: it can never answer that one.
+    fn check_package(&mut self, attempt: AttemptId, package: &SigningPackage) -> Result<(), Broken> {
+        let this = (attempt, package.to_bytes());
         for member in package.members().filter(|member| self.honest(*member)).collect::<Vec<_>>() {
             let commitments = *package.commitments_of(member).unwrap().as_bytes();
-            let known = self.seen.get(&(member, commitments));
-            if known.is_some_and(|packages| !packages.contains(&bytes)) && !self.forgers() {
+            let holds = |other: &Package| {
+                *other != this && self.answered.get(&(member, other.0)).is_none_or(|answered| *answered == other.1)
+            };
+            let used = self.seen.get(&(member, commitments)).is_some_and(|packages| packages.iter().any(holds));
+            if used && !self.forgers() {
                 return Err(Broken(format!("used commitments of member {member} are in a new package")));
             }
         }
-        self.note_package(package);
+        self.note_package(attempt, package);
         Ok(())
     }
 

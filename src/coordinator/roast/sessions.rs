@@ -3,6 +3,7 @@
 use super::attempt::Said;
 use super::standing::{Out, Standing};
 use super::{Member, RoastMachine};
+use crate::coordinator::ask::Ask;
 use crate::coordinator::blame::Fault;
 use crate::coordinator::port::{RoundReport, SessionReport};
 use crate::limits::ANSWERS_MAX;
@@ -55,19 +56,24 @@ impl RoastMachine {
         Some(Some(self.attempts.returned(member, id, context, package, said)))
     }
 
-    /// Ready members whose commitments turn out to be in a package already answer that one.
+    /// Ready members whose commitments turn out to be in a package already: those that have answered it are asked for new
+    /// ones, the others for their answer.
     fn settle_ready(&mut self) {
-        let held: Vec<(Member, usize)> = self
-            .ready
-            .iter()
-            .filter_map(|member| match &self.seats.get(member)?.standing {
-                Standing::Ready(offered) => Some((*member, self.attempts.holding(*member, offered)?)),
-                _ => None,
-            })
-            .collect();
-        for (member, index) in held {
+        for member in self.ready.iter().copied().collect::<Vec<_>>() {
+            let Some(Standing::Ready(offered)) = self.seats.get(&member).map(|seat| &seat.standing) else { continue };
+            let spent = self.attempts.answered_with(member, offered);
+            let held = self.attempts.holding(member, offered);
+            if !spent && held.is_none() {
+                continue;
+            }
             self.ready.retain(|ready| *ready != member);
-            self.adopt(member, index);
+            if let Some(seat) = self.seats.get_mut(&member) {
+                seat.standing = Standing::Awaiting;
+            }
+            match held {
+                Some(index) if !spent => self.adopt(member, index),
+                _ => self.ask(member, Ask::Commitments),
+            }
         }
     }
 }
