@@ -112,7 +112,7 @@ fn read(mut pipe: File) -> Option<Receiver<Frame>> {
     reader.is_ok().then_some(requests)
 }
 
-/// No other agent is in a login of this token while the lock is held: two at once can leave SoftHSM's token file empty, when the
+/// No other agent is in a login of this token while the lock is held: two at once would rewrite SoftHSM's token file together, when the
 /// agent of a node that was killed finishes its login while that of the next one begins. A lock that cannot be made, on a full
 /// disk, stops no login.
 fn alone(path: &Path) -> Result<Option<Flock<File>>, TokenError> {
