@@ -237,6 +237,18 @@ reasons! {
     CertificateInvalid "certificate_invalid" Caller Never
         "The certificate does not carry the signatures of all members on this transcript.";
 
+    // Between nodes.
+    RosterMismatch "roster_mismatch" Surroundings AfterOperator
+        "The roster in force gives a member of this key group another node identity than its certificate.";
+    PeerUnreachable "peer_unreachable" Surroundings SameRequest
+        "This node cannot reach a node that the request needs; the error names it.";
+    CoordinationOff "coordination_off" Caller Never
+        "This node does not coordinate: its configuration does not say so.";
+    TooFewMembers "too_few_members" Surroundings SameRequest
+        "Fewer members than the threshold can answer, or not in time; the error says what stands in the way.";
+    Stopping "stopping" Surroundings SameRequest
+        "The node is stopping: it finishes what it has begun, and takes nothing new.";
+
     // Us.
     Internal "internal" Bug SameRequest
         "A defect of this program; nothing was released. The log has the details.";
