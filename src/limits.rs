@@ -192,3 +192,18 @@ pub const SESSION_TRIES_MAX: u32 = 64;
 
 /// Questions that a coordinator has under way at one time: two to each member of the largest key group.
 pub const ASKS_MAX: usize = 2 * MEMBERS_MAX;
+
+/// A roster file, bytes. [`ROSTER_NODES_MAX`] nodes and [`ROSTER_CLIENTS_MAX`] clients fit several times.
+pub const ROSTER_BYTES_MAX: usize = 1 << 20;
+
+/// Nodes of one roster: each holds a seat of the largest key group.
+pub const ROSTER_NODES_MAX: usize = MEMBERS_MAX;
+
+/// Clients of one roster: people and machines that are no nodes. As many as nodes, so that a look-up stays a short scan.
+pub const ROSTER_CLIENTS_MAX: usize = 255;
+
+/// A name in a roster, bytes: it stands in every log line and refusal.
+pub const ROSTER_NAME_BYTES_MAX: usize = 64;
+
+/// An address in a roster, bytes: the longest host name (253, RFC 1035), a colon and a port.
+pub const ADDRESS_BYTES_MAX: usize = 259;
