@@ -207,3 +207,6 @@ pub const ROSTER_NAME_BYTES_MAX: usize = 64;
 
 /// An address in a roster, bytes: the longest host name (253, RFC 1035), a colon and a port.
 pub const ADDRESS_BYTES_MAX: usize = 259;
+
+/// A TLS key or certificate as text, bytes. A P-256 key has 241, its certificate about 600; other tools add remarks.
+pub const TLS_FILE_BYTES_MAX: usize = 16 << 10;
