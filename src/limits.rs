@@ -193,6 +193,12 @@ pub const SESSION_TRIES_MAX: u32 = 64;
 /// Questions that a coordinator has under way at one time: two to each member of the largest key group.
 pub const ASKS_MAX: usize = 2 * MEMBERS_MAX;
 
+/// One message of the network interface, bytes: a chain of evidence of 64 steps, a PSBT, a finalisation of 255 shares fit.
+pub const WIRE_MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Text for people in a refusal as it travels, bytes: gRPC puts it into a header, and headers are bounded.
+pub const WIRE_PROBLEM_BYTES_MAX: usize = 1_024;
+
 /// A roster file, bytes. [`ROSTER_NODES_MAX`] nodes and [`ROSTER_CLIENTS_MAX`] clients fit several times.
 pub const ROSTER_BYTES_MAX: usize = 1 << 20;
 

@@ -50,6 +50,9 @@ pub struct AttemptContextParts {
 /// Why a context is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ContextError {
+    /// A request without one.
+    #[error("the request carries no attempt context")]
+    Missing,
     /// Attempts are numbered from 1.
     #[error("attempt number 0 is not valid: attempts are numbered from 1")]
     NumberZero,
@@ -124,6 +127,7 @@ impl ContextError {
     /// The stable reason of a refusal.
     pub fn reason(&self) -> Reason {
         match self {
+            Self::Missing => Reason::AttemptContextMissing,
             Self::Exhausted { .. } => Reason::AttemptExhausted,
             Self::CoordinatorMismatch { .. } => Reason::CoordinatorMismatch,
             Self::AttemptIdMismatch { .. } => Reason::AttemptIdMismatch,
