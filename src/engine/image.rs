@@ -63,6 +63,7 @@ enum Item {
         position: Position,
     },
     Begun(Vec<(CeremonyId, Position)>),
+    ClientKey(SecretBytes),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -91,9 +92,11 @@ pub(crate) fn items(
 ) -> impl Iterator<Item = Result<Zeroizing<Vec<u8>>, RecordError>> + Send {
     let head = std::iter::once(Item::Position(position));
     let identity = state.identity.map(|known| Item::Identity(SecretBytes::new(Zeroizing::new(known.seed().to_vec()))));
+    let client_key = state.client_key.map(Item::ClientKey);
     let begun = (!state.begun.is_empty()).then(|| Item::Begun(state.begun.iter().map(|(id, at)| (*id, *at)).collect()));
     let groups = state.key_groups.into_iter().flat_map(|(id, group)| group_items(id, group));
-    head.chain(identity).chain(begun).chain(groups).map(|item| record::encode(&item, limits::SNAPSHOT_ITEM_BYTES_MAX))
+    let node = head.chain(identity).chain(client_key).chain(begun);
+    node.chain(groups).map(|item| record::encode(&item, limits::SNAPSHOT_ITEM_BYTES_MAX))
 }
 
 fn group_items(key_group: KeyGroupId, group: KeyGroup) -> impl Iterator<Item = Item> + Send {
@@ -183,6 +186,7 @@ fn take(state: &mut State, item: Item) -> Result<(), String> {
             state.key_groups.insert(id, group);
         }
         Item::Begun(begun) => state.begun.extend(begun),
+        Item::ClientKey(key) => state.client_key = Some(key),
         Item::Approval { key_group, raw, prevouts, keys, charge, position } => {
             let transaction = UnsignedTransaction::from_parts(&raw, &prevouts).map_err(|error| error.to_string())?;
             let approval = Approval { transaction: Arc::new(transaction), keys, charge, position };

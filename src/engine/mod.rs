@@ -43,6 +43,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use frostkeep_hsm::clock::Clock;
 use frostkeep_hsm::entropy::Entropy;
+use zeroize::Zeroizing;
 
 pub use admin::freeze_now;
 pub use approve::BuildRequest;
@@ -62,7 +63,7 @@ pub use trial::{trial_session, trial_subject};
 
 use self::advance::{Authorised, Chain, Facts};
 use self::ceremonies::Ceremonies;
-use self::core::{Core, Env};
+use self::core::{Core, Env, releases_allowed};
 use self::finalize::FinalizeStep;
 use self::reply::ReleasedRound;
 use self::sign::{SignQuestion, SignStep};
@@ -79,6 +80,10 @@ use crate::store::{Line, Status};
 
 /// Where an engine takes its randomness from: the operating system, or a test's own.
 pub type EntropySource = Arc<dyn Fn() -> Box<dyn Entropy> + Send + Sync>;
+
+/// Where a client key comes from, PKCS#8. The engine keeps the key and does not know what it is for: TLS is above it, and
+/// brings its own randomness.
+pub type ClientKeySource = Arc<dyn Fn() -> Result<Zeroizing<Vec<u8>>, String> + Send + Sync>;
 
 /// The domain of the hashes that [`crate::roast`] defines, as the node identity signs them.
 pub(crate) const SIGNED_HASH_DOMAIN: &str = "frostkeep/signed-hash/v1";
@@ -194,6 +199,22 @@ impl Engine {
         let mut core = self.core();
         core.settle(&self.inner.line)?;
         Ok(core.identity()?.public())
+    }
+
+    /// The key that this node calls others with, PKCS#8, out of the sealed state. It opens doors, so a node whose anchor belongs
+    /// to another instance does not get it.
+    ///
+    /// # Errors
+    /// [`Refusal::Starting`] before its record is durable.
+    pub fn client_key(&self) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+        let mut core = self.core();
+        core.settle(&self.inner.line)?;
+        releases_allowed(self.inner.line.status().releases)?;
+        match (&core.ledger.durable().client_key, &core.ledger.admitted().client_key) {
+            (Some(key), _) => Ok(Zeroizing::new(key.expose().to_vec())),
+            (None, Some(_)) => Err(Refusal::Starting),
+            (None, None) => Err(Refusal::Internal("this start could make no client key".into())),
+        }
     }
 
     /// `DeriveAttemptContext`: the context of an attempt. Stateless.

@@ -232,6 +232,9 @@ pub enum Record {
         /// The key generation.
         ceremony: CeremonyId,
     },
+    /// The key that this node calls others with, PKCS#8, made beside the identity, or by the first start of a release that
+    /// knows it.
+    ClientKey(SecretBytes),
 }
 
 /// A certificate as the bytes that `keygen` gives it.

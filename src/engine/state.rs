@@ -177,6 +177,8 @@ impl KeyGroup {
 pub struct State {
     pub(crate) position: Position,
     pub(crate) identity: Option<Arc<NodeIdentity>>,
+    /// The key that this node calls others with, PKCS#8.
+    pub(crate) client_key: Option<SecretBytes>,
     pub(crate) key_groups: OrdMap<KeyGroupId, KeyGroup>,
     /// Key generations that have begun here, whatever became of them, with the position of that record.
     pub(crate) begun: OrdMap<CeremonyId, Position>,
@@ -215,6 +217,10 @@ impl State {
                 }
                 Ok(())
             }
+            Record::ClientKey(key) => match self.client_key.replace(key.clone()) {
+                None => Ok(()),
+                Some(_) => Err(wrong("a second client key".into())),
+            },
             Record::Prepared(prepared) => {
                 let group = prepare(prepared, position).map_err(wrong)?;
                 match self.key_groups.insert(prepared.key_group, group) {
@@ -289,9 +295,11 @@ impl State {
                 group.forget_lifted();
                 Ok(())
             }
-            Record::Identity(_) | Record::Prepared(_) | Record::PreparedDropped { .. } | Record::Begun { .. } => {
-                Err("a record of the node, not of a key group".into())
-            }
+            Record::Identity(_)
+            | Record::ClientKey(_)
+            | Record::Prepared(_)
+            | Record::PreparedDropped { .. }
+            | Record::Begun { .. } => Err("a record of the node, not of a key group".into()),
         }
     }
 }
@@ -299,7 +307,7 @@ impl State {
 /// The key group that a record changes; none for records of the node.
 pub(crate) fn key_group_of(record: &Record) -> Option<KeyGroupId> {
     match record {
-        Record::Identity(_) | Record::Begun { .. } => None,
+        Record::Identity(_) | Record::ClientKey(_) | Record::Begun { .. } => None,
         Record::Prepared(prepared) => Some(prepared.key_group),
         Record::Round { body, .. } => Some(body.key_group),
         Record::Activated { key_group, .. }
