@@ -7,6 +7,7 @@
 //! - [`caller`], [`request`], [`reply`], [`refusal`]: what comes in and goes out
 //! - [`record`], [`state`]: what is remembered; `image`: the same for a snapshot; `ledger`: the durable and the admitted view
 //! - `sign`, `advance`, `finalize`, `sessions`, `vote`, `approve`, [`keygen`], [`freeze`]: an operation each
+//! - `groups`: key groups as they stand
 //! - `ceremonies`: key generations under way; `trial`: the message that proves a new key
 
 mod admin;
@@ -20,6 +21,7 @@ mod core;
 mod finalize;
 mod flight;
 pub mod freeze;
+mod groups;
 mod image;
 pub mod keygen;
 mod ledger;
@@ -50,6 +52,7 @@ pub use approve::BuildRequest;
 pub use caller::{Caller, Role};
 pub use ceremonies::CeremonyStage;
 pub use freeze::{FreezeReport, Gates};
+pub use groups::{KeyGroupPhase, KeyGroupView};
 pub use keygen::PreparedReply;
 pub use open::{Replay, Surroundings};
 pub use refusal::Refusal;
