@@ -35,7 +35,7 @@ pub struct KeyGroupView {
     pub ceremony: CeremonyId,
     /// Members that must sign together.
     pub threshold: u16,
-    /// All members, with the identities in force.
+    /// All members, with the identities in force: those of the certificate, but for the replaced.
     pub seats: BTreeMap<Member, IdentityKey>,
     /// This node's members, ascending; none any more when it is retired.
     pub local_members: Vec<Member>,

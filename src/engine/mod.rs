@@ -7,7 +7,7 @@
 //! - [`caller`], [`request`], [`reply`], [`refusal`]: what comes in and goes out
 //! - [`record`], [`state`]: what is remembered; `image`: the same for a snapshot; `ledger`: the durable and the admitted view
 //! - `sign`, `advance`, `finalize`, `sessions`, `vote`, `approve`, [`keygen`], [`freeze`]: an operation each
-//! - `groups`: key groups as they stand
+//! - `groups`, `replace`: key groups as they stand, and new identities of their members
 //! - `ceremonies`: key generations under way; `trial`: the message that proves a new key
 
 mod admin;
@@ -30,6 +30,7 @@ mod open;
 pub mod record;
 pub mod refusal;
 mod release;
+mod replace;
 pub mod reply;
 pub mod request;
 mod sessions;
@@ -255,8 +256,8 @@ impl Engine {
         encode: impl FnOnce(&RoundReply) -> R,
     ) -> Result<R, Refusal> {
         caller.require(&[Role::Coordinator])?;
-        let facts = self.facts(&request.key_group)?;
-        let question = SignQuestion::new(request, &facts.group_key)?;
+        let facts = || self.facts(&request.key_group);
+        let question = SignQuestion::new(request, &facts()?.group_key)?;
         let mut authorised = None;
         let mut in_flight = false;
         let mut computed = false;
@@ -283,7 +284,7 @@ impl Engine {
                         evidence: request.evidence.clone(),
                         target: question.context.clone(),
                     };
-                    authorised = Some(verify(facts.clone(), chain, active).await?);
+                    authorised = Some(verify(facts()?, chain, active).await?);
                 }
                 SignStep::MakePair => {
                     let current = self.pair(&request.key_group, &request.session, request.member).ok().map(Box::new);
@@ -410,8 +411,8 @@ impl Engine {
 
     async fn vote(&self, caller: &Caller, request: &VoteRequest) -> Result<TimeoutVote, Refusal> {
         caller.require(&[Role::Coordinator, Role::Peer])?;
-        let facts = self.facts(&request.key_group)?;
-        let group_key = &facts.group_key;
+        let facts = || self.facts(&request.key_group);
+        let group_key = facts()?.group_key;
         let threshold = group_key.threshold();
         let context =
             checks::parse_context(&request.key_group, &request.session, &request.subject, threshold, &request.context)?;
@@ -431,7 +432,7 @@ impl Engine {
                         evidence: request.evidence.clone(),
                         target: context.clone(),
                     };
-                    authorised = Some(verify(facts.clone(), chain, active).await?);
+                    authorised = Some(verify(facts()?, chain, active).await?);
                 }
             }
         };

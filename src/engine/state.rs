@@ -150,7 +150,10 @@ pub(crate) struct KeyGroup {
     pub(crate) phase: Phase,
     pub(crate) group_key: Arc<GroupKey>,
     pub(crate) attempt_policy: AttemptPolicy,
+    /// The identities in force: those of the certificate, but for the replaced.
     pub(crate) identities: Arc<BTreeMap<Member, IdentityKey>>,
+    /// Members with another identity than the certificate gave them at first, and the position of the last such record.
+    pub(crate) replaced: OrdMap<Member, Position>,
     pub(crate) seats: Arc<BTreeMap<Member, Arc<KeyShare>>>,
     pub(crate) policy: Arc<SigningPolicy>,
     pub(crate) sessions: OrdMap<SessionId, Session>,
@@ -295,6 +298,7 @@ impl State {
                 group.forget_lifted();
                 Ok(())
             }
+            Record::IdentityReplaced { member, identity, .. } => group.replace_identity(*member, *identity, position),
             Record::Identity(_)
             | Record::ClientKey(_)
             | Record::Prepared(_)
@@ -318,6 +322,7 @@ pub(crate) fn key_group_of(record: &Record) -> Option<KeyGroupId> {
         | Record::Finalized { key_group, .. }
         | Record::Ended { key_group, .. }
         | Record::Frozen { key_group, .. }
+        | Record::IdentityReplaced { key_group, .. }
         | Record::Thawed { key_group, .. } => Some(*key_group),
     }
 }
@@ -364,6 +369,7 @@ impl KeyGroup {
             group_key: Arc::new(transcript.group().clone()),
             attempt_policy: parameters.attempt_policy(),
             identities: Arc::new(parameters.seats().clone()),
+            replaced: OrdMap::new(),
             seats: Arc::default(),
             policy: Arc::new(policy),
             sessions: OrdMap::new(),
@@ -389,6 +395,18 @@ impl KeyGroup {
 }
 
 impl KeyGroup {
+    pub(crate) fn replace_identity(
+        &mut self,
+        member: Member,
+        identity: IdentityKey,
+        position: Position,
+    ) -> Result<(), String> {
+        let seat = Arc::make_mut(&mut self.identities).get_mut(&member);
+        *seat.ok_or_else(|| format!("member {member} is not of this key group"))? = identity;
+        self.replaced.insert(member, position);
+        Ok(())
+    }
+
     pub(crate) fn retire(&mut self) {
         if let Phase::Active { certificate, position } = &self.phase {
             self.phase = Phase::Retired { certificate: Arc::clone(certificate), position: *position };
