@@ -14,7 +14,7 @@ use crate::wire::v1;
 
 /// What a node that coordinated says of a finished session. The signature is not verified here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Signed {
+pub struct Coordinated {
     /// The signature, BIP-340.
     pub signature: [u8; 64],
     /// The session.
@@ -35,7 +35,7 @@ impl Client {
         subject: &Subject,
         deadline_ms: u64,
         watch: impl Fn(&str),
-    ) -> Result<Signed, ClientError> {
+    ) -> Result<Coordinated, ClientError> {
         let message =
             v1::SignRequest { key_group: key_group.as_bytes().to_vec(), subject: Some(subject.into()), deadline_ms };
         let watch = &watch;
@@ -61,7 +61,7 @@ impl Client {
     }
 }
 
-async fn finished(mut events: Streaming<v1::SignEvent>, watch: &impl Fn(&str)) -> Result<Signed, ClientError> {
+async fn finished(mut events: Streaming<v1::SignEvent>, watch: &impl Fn(&str)) -> Result<Coordinated, ClientError> {
     use v1::sign_event::Event;
     while let Some(event) = events.next().await {
         let event = event.map_err(|status| ClientError::of(&status))?;
@@ -70,7 +70,7 @@ async fn finished(mut events: Streaming<v1::SignEvent>, watch: &impl Fn(&str)) -
             Event::Finished(end) => {
                 at_most("unconfirmed", &end.unconfirmed, MEMBERS_MAX)?;
                 let unconfirmed = end.unconfirmed.iter().map(|&number| member("unconfirmed", number));
-                return Ok(Signed {
+                return Ok(Coordinated {
                     signature: exact("signature", &end.signature)?,
                     session: SessionId::new(&end.session_id).map_err(ClientError::nonsense)?,
                     unconfirmed: unconfirmed.collect::<Result<_, _>>()?,

@@ -11,9 +11,12 @@
 //!
 //! - [`Client`], [`Endpoint`], [`Patience`]: one node
 //! - [`Network`], [`NodeClient`], [`MemberPort`]: all nodes of a roster, for the drivers of signing and of key generation
+//! - [`KnownGroup`]: what of the nodes' words about a key group is believed
+//! - [`Signed`]: a signature, coordinated here or by a node, and verified here
 //! - [`view`]: what nodes say of themselves and of key groups
 
 mod admin;
+mod agreement;
 mod ceremony;
 mod channel;
 mod coordination;
@@ -24,13 +27,16 @@ mod patience;
 mod port;
 mod read;
 mod signer;
+mod signing;
 pub mod view;
 
 pub use admin::{FreezeReply, RosterReply};
+pub use agreement::{KnownGroup, NotKnown};
 pub use channel::Endpoint;
-pub use coordination::Signed;
+pub use coordination::Coordinated;
 pub use error::ClientError;
 pub use network::{MemberPort, Network, NodeClient};
 pub use node::Client;
 pub use patience::{Again, Patience};
 pub use signer::{Approved, ServedRound};
+pub use signing::{Signed, SigningError};
