@@ -196,6 +196,9 @@ pub const ASKS_MAX: usize = 2 * MEMBERS_MAX;
 /// One message of the network interface, bytes: a chain of evidence of 64 steps, a PSBT, a finalisation of 255 shares fit.
 pub const WIRE_MESSAGE_BYTES_MAX: usize = 4 << 20;
 
+/// Sessions that a command line coordinates at one time: the inputs of one transaction.
+pub const SESSIONS_AT_ONCE_MAX: usize = 16;
+
 /// The longest that a client waits for a connection and its handshake, milliseconds.
 pub const WIRE_CONNECT_MS_MAX: u64 = 5_000;
 

@@ -36,6 +36,12 @@ pub struct KnownGroup {
 }
 
 impl KnownGroup {
+    /// A key group that was made just now: nobody has been asked, since nothing can have been replaced.
+    pub fn certified(certificate: Certificate) -> Self {
+        let seats = certificate.seats().clone();
+        Self { certificate, seats, answers: Vec::new() }
+    }
+
     /// The key group.
     pub fn id(&self) -> KeyGroupId {
         self.certificate.group().id()
