@@ -25,6 +25,8 @@
 //! | [`ceremony`] | drives a key generation between nodes |
 //! | [`coordinator`] | drives signing sessions over the members' nodes, sans-io, with a driver; nothing on disk |
 //! | [`wire`] | the messages that travel between nodes, and their way from and to the engine's types |
+//! | [`roster`] | who is who between nodes: addresses, identities, pins, roles |
+//! | [`tls`] | TLS 1.3 with pinned keys: keys, certificates, the two verifiers |
 //! | [`node`] | wires a state directory, a key provider and an engine together |
 //! | [`hsm`] | the key provider: a crate of its own, which knows the token and not FROST |
 //! | [`cli`], [`process`] | the command; hardening of its process |
@@ -69,7 +71,9 @@ pub mod policy;
 pub mod process;
 pub mod reasons;
 pub mod roast;
+pub mod roster;
 pub mod store;
+pub mod tls;
 pub mod wire;
 
 pub use frostkeep_hsm as hsm;

@@ -198,3 +198,21 @@ pub const WIRE_MESSAGE_BYTES_MAX: usize = 4 << 20;
 
 /// Text for people in a refusal as it travels, bytes: gRPC puts it into a header, and headers are bounded.
 pub const WIRE_PROBLEM_BYTES_MAX: usize = 1_024;
+
+/// A roster file, bytes. [`ROSTER_NODES_MAX`] nodes and [`ROSTER_CLIENTS_MAX`] clients fit several times.
+pub const ROSTER_BYTES_MAX: usize = 1 << 20;
+
+/// Nodes of one roster: each holds a seat of the largest key group.
+pub const ROSTER_NODES_MAX: usize = MEMBERS_MAX;
+
+/// Clients of one roster: people and machines that are no nodes. As many as nodes, so that a look-up stays a short scan.
+pub const ROSTER_CLIENTS_MAX: usize = 255;
+
+/// A name in a roster, bytes: it stands in every log line and refusal.
+pub const ROSTER_NAME_BYTES_MAX: usize = 64;
+
+/// An address in a roster, bytes: the longest host name (253, RFC 1035), a colon and a port.
+pub const ADDRESS_BYTES_MAX: usize = 259;
+
+/// A TLS key or certificate as text, bytes. A P-256 key has 241, its certificate about 600; other tools add remarks.
+pub const TLS_FILE_BYTES_MAX: usize = 16 << 10;

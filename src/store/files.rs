@@ -4,12 +4,13 @@
 //! with that.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
+use zeroize::Zeroizing;
 
 use super::core::FreeSpace;
 
@@ -48,7 +49,10 @@ const fn is_foreign(kind: io::ErrorKind) -> bool {
 }
 
 /// Whether a name is taken: by anything, a dangling link included (trap 6).
-pub(in crate::store) fn is_taken(path: &Path) -> io::Result<bool> {
+///
+/// # Errors
+/// What the system says.
+pub fn is_taken(path: &Path) -> io::Result<bool> {
     match path.symlink_metadata() {
         Ok(_) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -100,6 +104,33 @@ pub(in crate::store) fn write_whole(temporary: &Path, name: &Path, bytes: &[u8])
     file.write_all(bytes)?;
     file.sync_all()?;
     publish(temporary, name)
+}
+
+/// Writes a small file beside the store, mode 0600, whole or not at all. What had the name is replaced.
+///
+/// # Errors
+/// What the system says; the name is as it was then, or its new file is there and only its durability is in doubt.
+pub fn write_synced(name: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = name.as_os_str().to_owned();
+    temporary.push(".new");
+    write_whole(Path::new(&temporary), name, bytes)
+}
+
+/// The bytes of a small file in a wiped buffer, and its permission bits. None when it holds more than `bytes_max`.
+///
+/// # Errors
+/// What the system says; a thing that is no regular file.
+pub fn read_bounded(name: &Path, bytes_max: usize) -> io::Result<Option<(Zeroizing<Vec<u8>>, u32)>> {
+    // Without waiting: a pipe of that name must not hold a start up.
+    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(name)?;
+    let status = file.metadata()?;
+    if !status.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    // Room for all that is read: a vector that grows leaves copies.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(bytes_max.saturating_add(2)));
+    file.take(bytes_max as u64 + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() <= bytes_max).then_some((bytes, status.mode() & 0o7777)))
 }
 
 /// One process at a time: an advisory lock on a file that is never removed. A stale file locks nothing (trap 22); a

@@ -8,7 +8,7 @@ mod core;
 mod creation;
 pub mod deny;
 pub mod durable;
-mod files;
+pub mod files;
 mod frame;
 pub mod frames;
 mod handle;
