@@ -206,6 +206,8 @@ pub struct Problem {
     pub durable_served: bool,
     /// The class of the outage, and what was seen last.
     pub outage: Option<(String, String)>,
+    /// How long the outage had lasted when the refusal was made, milliseconds.
+    pub outage_since_ms: Option<u64>,
     /// When the key provider is tried next, milliseconds from when the refusal was made.
     pub next_try_ms: Option<u64>,
     /// `commitments_unknown`: the member's current commitments.
@@ -239,6 +241,7 @@ impl Problem {
             pending: says("pending"),
             durable_served: says("durable_served"),
             outage,
+            outage_since_ms: number("outage_since_ms"),
             next_try_ms: number("next_try_ms"),
             commitments: commitments.map(|bytes| bytes.to_vec()),
             signature: text("signature").and_then(|hex| from_hex("signature", hex).ok()),
@@ -280,7 +283,7 @@ mod tests {
         let problem = Problem::from_status(&status).unwrap();
         assert_eq!(problem.reason, Reason::KeyProviderUnavailable);
         assert!(problem.pending && problem.durable_served);
-        assert_eq!(problem.next_try_ms, Some(1_250));
+        assert_eq!((problem.outage_since_ms, problem.next_try_ms), (Some(3_000), Some(1_250)));
         assert_eq!(problem.outage, Some(("deadline".into(), "seal: no answer within 2000 ms".into())));
     }
 
