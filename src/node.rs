@@ -18,13 +18,15 @@ use frostkeep_hsm::provider::KeyProvider;
 use tokio::sync::watch;
 
 use crate::engine::{
-    Caller, Engine, EngineConfig, EntropySource, FreezeReport, Gates, Refusal, Replay, Surroundings, freeze_now,
+    Caller, ClientKeySource, Engine, EngineConfig, EntropySource, FreezeReport, Gates, Refusal, Replay, Surroundings,
+    freeze_now,
 };
 use crate::ids::KeyGroupId;
 use crate::store::{
     CreateError, DenyFiles, Environment, NotOpened, OpenError, Opened, Opening, PersisterHandle, Status, Tuning,
     VolumeSpace, create,
 };
+use crate::tls::TlsKey;
 
 /// The longest sleep between two looks of a node's own thread.
 const LOOK_MS_MAX: u64 = 1_000;
@@ -42,6 +44,8 @@ pub struct NodeConfig {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: EntropySource,
+    /// Where a state without one takes its client key from.
+    pub client_key: ClientKeySource,
 }
 
 impl NodeConfig {
@@ -53,6 +57,7 @@ impl NodeConfig {
             tuning: Tuning::default(),
             clock: Arc::new(SystemClock::new()),
             entropy: Arc::new(|| Box::new(entropy::os())),
+            client_key: Arc::new(|| TlsKey::generate().map(|key| key.pkcs8()).map_err(|error| error.to_string())),
         }
     }
 
@@ -254,6 +259,7 @@ impl Warden {
                 deny: Arc::clone(&self.deny),
                 clock: Arc::clone(&self.config.clock),
                 entropy: Arc::clone(&self.config.entropy),
+                client_key: Arc::clone(&self.config.client_key),
                 config: self.config.engine.clone(),
             },
         );

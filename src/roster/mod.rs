@@ -21,6 +21,8 @@
 mod error;
 mod parse;
 mod pin;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io::Read;
