@@ -27,6 +27,7 @@
 //! | [`wire`] | the messages that travel between nodes, and their way from and to the engine's types |
 //! | [`roster`] | who is who between nodes: addresses, identities, pins, roles |
 //! | [`tls`] | TLS 1.3 with pinned keys: keys, certificates, the two verifiers |
+//! | [`client`] | calls nodes: typed, repeated safely; every node of a roster, for the drivers of signing and key generation |
 //! | [`node`] | wires a state directory, a key provider and an engine together |
 //! | [`hsm`] | the key provider: a crate of its own, which knows the token and not FROST |
 //! | [`cli`], [`process`] | the command; hardening of its process |
@@ -57,6 +58,7 @@
 pub mod bitcoin;
 pub mod ceremony;
 pub mod cli;
+pub mod client;
 pub mod coordinator;
 pub mod engine;
 pub mod frost;

@@ -196,6 +196,16 @@ pub const ASKS_MAX: usize = 2 * MEMBERS_MAX;
 /// One message of the network interface, bytes: a chain of evidence of 64 steps, a PSBT, a finalisation of 255 shares fit.
 pub const WIRE_MESSAGE_BYTES_MAX: usize = 4 << 20;
 
+/// The longest that a client waits for a connection and its handshake, milliseconds.
+pub const WIRE_CONNECT_MS_MAX: u64 = 5_000;
+
+/// How often a client asks a silent connection whether it stands, milliseconds: a node that is gone without a word, or that
+/// hangs, is found out by it.
+pub const WIRE_KEEPALIVE_MS: u64 = 10_000;
+
+/// The longest that it waits for the answer to that, milliseconds.
+pub const WIRE_KEEPALIVE_WAIT_MS_MAX: u64 = 10_000;
+
 /// Text for people in a refusal as it travels, bytes: gRPC puts it into a header, and headers are bounded.
 pub const WIRE_PROBLEM_BYTES_MAX: usize = 1_024;
 
