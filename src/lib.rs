@@ -29,6 +29,7 @@
 //! | [`tls`] | TLS 1.3 with pinned keys: keys, certificates, the two verifiers |
 //! | [`client`] | calls nodes: typed, repeated safely; every node of a roster, for the drivers of signing and key generation |
 //! | [`node`] | wires a state directory, a key provider and an engine together |
+//! | [`server`] | a node as a server: gRPC over TLS and over a Unix socket, who may call what, limits, graceful stop |
 //! | [`hsm`] | the key provider: a crate of its own, which knows the token and not FROST |
 //! | [`cli`], [`process`] | the command; hardening of its process |
 //! | [`manual`] | threat model, store format, outage behaviour, operations, decisions |
@@ -74,6 +75,7 @@ pub mod process;
 pub mod reasons;
 pub mod roast;
 pub mod roster;
+pub mod server;
 pub mod store;
 pub mod tls;
 pub mod wire;

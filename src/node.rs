@@ -7,7 +7,7 @@
 //! ```
 
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,13 +18,15 @@ use frostkeep_hsm::provider::KeyProvider;
 use tokio::sync::watch;
 
 use crate::engine::{
-    Caller, Engine, EngineConfig, EntropySource, FreezeReport, Gates, Refusal, Replay, Surroundings, freeze_now,
+    Caller, ClientKeySource, Engine, EngineConfig, EntropySource, FreezeReport, Gates, Refusal, Replay, Surroundings,
+    freeze_now,
 };
 use crate::ids::KeyGroupId;
 use crate::store::{
     CreateError, DenyFiles, Environment, NotOpened, OpenError, Opened, Opening, PersisterHandle, Status, Tuning,
     VolumeSpace, create,
 };
+use crate::tls::TlsKey;
 
 /// The longest sleep between two looks of a node's own thread.
 const LOOK_MS_MAX: u64 = 1_000;
@@ -42,6 +44,8 @@ pub struct NodeConfig {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: EntropySource,
+    /// Where a state without one takes its client key from.
+    pub client_key: ClientKeySource,
 }
 
 impl NodeConfig {
@@ -53,6 +57,7 @@ impl NodeConfig {
             tuning: Tuning::default(),
             clock: Arc::new(SystemClock::new()),
             entropy: Arc::new(|| Box::new(entropy::os())),
+            client_key: Arc::new(|| TlsKey::generate().map(|key| key.pkcs8()).map_err(|error| error.to_string())),
         }
     }
 
@@ -90,7 +95,7 @@ pub struct Node {
     deny: Arc<DenyFiles>,
     config: NodeConfig,
     stop: mpsc::Sender<()>,
-    thread: Option<JoinHandle<Option<Status>>>,
+    thread: Mutex<Option<JoinHandle<Option<Status>>>>,
 }
 
 /// Makes an empty state directory, sealed under the provider's key. Its node identity is made by the first start.
@@ -132,7 +137,7 @@ impl Node {
             .name("node".into())
             .spawn(move || warden.run(opening))
             .map_err(|error| OpenError::Io { what: format!("no thread for the node: {error}") })?;
-        Ok(Self { phase, gates, deny, config, stop, thread: Some(thread) })
+        Ok(Self { phase, gates, deny, config, stop, thread: Mutex::new(Some(thread)) })
     }
 
     /// Where the node stands.
@@ -188,15 +193,13 @@ impl Node {
         }
     }
 
-    /// Stops: writes what can be written, closes the state, ends the threads. Returns the last status of an open state.
-    pub fn stop(mut self) -> Option<Status> {
-        self.end()
-    }
-
-    fn end(&mut self) -> Option<Status> {
+    /// Stops: writes what can be written, closes the state, ends the threads. Returns the last status of an open state. What is
+    /// asked of the node afterwards is refused.
+    pub fn stop(&self) -> Option<Status> {
         // The thread may have ended by itself: then nobody listens.
         let _ = self.stop.send(());
-        let ended = self.thread.take()?.join();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ended = thread?.join();
         ended.unwrap_or_else(|_| {
             tracing::error!("the node's thread panicked");
             None
@@ -206,7 +209,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.end();
+        self.stop();
     }
 }
 
@@ -254,6 +257,7 @@ impl Warden {
                 deny: Arc::clone(&self.deny),
                 clock: Arc::clone(&self.config.clock),
                 entropy: Arc::clone(&self.config.entropy),
+                client_key: Arc::clone(&self.config.client_key),
                 config: self.config.engine.clone(),
             },
         );

@@ -1,4 +1,4 @@
-//! What an administrator does: freeze and thaw, policy, retirement.
+//! What an administrator does: freeze and thaw, policy, retirement. New identities are in `replace`.
 
 use std::time::Duration;
 
@@ -173,7 +173,7 @@ impl Engine {
 }
 
 impl Core {
-    fn admit_admin(&mut self, env: &Env<'_>, record: Record) -> Result<Position, Refusal> {
+    pub(super) fn admit_admin(&mut self, env: &Env<'_>, record: Record) -> Result<Position, Refusal> {
         self.settle(env.line)?;
         let id = key_group_of(&record).ok_or_else(|| Refusal::Internal("a record of no key group".into()))?;
         let group = self.ledger.admitted().key_groups.get(&id).ok_or(Refusal::KeyGroupUnknown(id))?;

@@ -22,6 +22,8 @@ use crate::roast::{
 /// A verified chain of advances, from the attempt that was active when it was verified.
 #[derive(Debug, Clone)]
 pub(crate) struct Authorised {
+    /// By these identities: a chain that others had signed is judged again.
+    pub(crate) identities: Arc<BTreeMap<Member, IdentityKey>>,
     pub(crate) from: AttemptId,
     pub(crate) to: AttemptId,
     pub(crate) advances: Vec<Advance>,
@@ -45,7 +47,7 @@ impl Facts {
     }
 
     /// What a member's share is. Blame needs the share, the whole package, and the round signature under the identity that
-    /// the certificate gives the member: a coordinator can alter an honest share, and its fault must never read as a
+    /// is in force for the member: a coordinator can alter an honest share, and its fault must never read as a
     /// member's.
     pub(crate) fn verdict(&self, session: &SessionId, subject: &Subject, round: &SignedRound) -> ShareVerdict {
         self.judge(session, subject, round).unwrap_or(ShareVerdict::Indeterminate)
@@ -156,8 +158,11 @@ pub(crate) fn stand_above(
     active: AttemptContext,
     evidence: &[Transition],
     authorised: Option<&Authorised>,
+    identities: &Arc<BTreeMap<Member, IdentityKey>>,
 ) -> Result<Standing, Refusal> {
-    if authorised.is_some_and(|chain| chain.from == active.id() && chain.to == context.id()) {
+    let holds =
+        |chain: &Authorised| chain.from == active.id() && chain.to == context.id() && chain.identities == *identities;
+    if authorised.is_some_and(holds) {
         return Ok(Standing::Advance);
     }
     let steps = context.number().saturating_sub(active.number());
@@ -192,5 +197,5 @@ pub(crate) fn verify_chain(facts: &Facts, chain: &Chain, active: &AttemptContext
             },
         })
         .collect();
-    Ok(Authorised { from: active.id(), to: target.id(), advances })
+    Ok(Authorised { identities: Arc::clone(&facts.identities), from: active.id(), to: target.id(), advances })
 }

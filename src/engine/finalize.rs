@@ -111,7 +111,8 @@ impl Core {
             key_group: request.key_group,
             session: request.session.clone(),
             subject: request.subject,
-            facts: Facts::of(&request.key_group, group),
+            // By the identities that are in force durably: who is blamed is a reply.
+            facts: Facts::of(&request.key_group, self.durable_group(&request.key_group)?),
             work,
         })))
     }

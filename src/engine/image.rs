@@ -13,6 +13,7 @@ use super::state::{
     retired,
 };
 use crate::bitcoin::{Prevout, UnsignedTransaction};
+use crate::identity::IdentityKey;
 use crate::ids::{AttemptId, CeremonyId, FreezeId, KeyGroupId, Member, MerkleRoot, Message, SessionId};
 use crate::keygen::{Certificate, Statement};
 use crate::limits;
@@ -63,6 +64,11 @@ enum Item {
         position: Position,
     },
     Begun(Vec<(CeremonyId, Position)>),
+    ClientKey(SecretBytes),
+    Replaced {
+        key_group: KeyGroupId,
+        seats: Vec<(Member, IdentityKey, Position)>,
+    },
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -91,9 +97,11 @@ pub(crate) fn items(
 ) -> impl Iterator<Item = Result<Zeroizing<Vec<u8>>, RecordError>> + Send {
     let head = std::iter::once(Item::Position(position));
     let identity = state.identity.map(|known| Item::Identity(SecretBytes::new(Zeroizing::new(known.seed().to_vec()))));
+    let client_key = state.client_key.map(Item::ClientKey);
     let begun = (!state.begun.is_empty()).then(|| Item::Begun(state.begun.iter().map(|(id, at)| (*id, *at)).collect()));
     let groups = state.key_groups.into_iter().flat_map(|(id, group)| group_items(id, group));
-    head.chain(identity).chain(begun).chain(groups).map(|item| record::encode(&item, limits::SNAPSHOT_ITEM_BYTES_MAX))
+    let node = head.chain(identity).chain(client_key).chain(begun);
+    node.chain(groups).map(|item| record::encode(&item, limits::SNAPSHOT_ITEM_BYTES_MAX))
 }
 
 fn group_items(key_group: KeyGroupId, group: KeyGroup) -> impl Iterator<Item = Item> + Send {
@@ -121,6 +129,12 @@ fn group_items(key_group: KeyGroupId, group: KeyGroup) -> impl Iterator<Item = I
             .collect(),
         scores: group.scores.iter().map(|(member, score)| (*member, score.clone())).collect(),
     }));
+    let replaced: Vec<_> = group
+        .replaced
+        .iter()
+        .filter_map(|(member, position)| Some((*member, *group.identities.get(member)?, *position)))
+        .collect();
+    let replaced = (!replaced.is_empty()).then_some(Item::Replaced { key_group, seats: replaced });
     let approvals = group.approvals.into_iter().map(move |(_, approval)| Item::Approval {
         key_group,
         raw: approval.transaction.raw(),
@@ -141,7 +155,7 @@ fn group_items(key_group: KeyGroupId, group: KeyGroup) -> impl Iterator<Item = I
         },
         position: tombstone.position,
     });
-    std::iter::once(head).chain(approvals).chain(sessions).chain(ended)
+    std::iter::once(head).chain(replaced).chain(approvals).chain(sessions).chain(ended)
 }
 
 fn session_items(key_group: KeyGroupId, id: SessionId, session: Session) -> impl Iterator<Item = Item> + Send {
@@ -183,6 +197,13 @@ fn take(state: &mut State, item: Item) -> Result<(), String> {
             state.key_groups.insert(id, group);
         }
         Item::Begun(begun) => state.begun.extend(begun),
+        Item::ClientKey(key) => state.client_key = Some(key),
+        Item::Replaced { key_group, seats } => {
+            let group = group(state, &key_group)?;
+            for (member, identity, position) in seats {
+                group.replace_identity(member, identity, position)?;
+            }
+        }
         Item::Approval { key_group, raw, prevouts, keys, charge, position } => {
             let transaction = UnsignedTransaction::from_parts(&raw, &prevouts).map_err(|error| error.to_string())?;
             let approval = Approval { transaction: Arc::new(transaction), keys, charge, position };

@@ -7,6 +7,7 @@
 //! - [`caller`], [`request`], [`reply`], [`refusal`]: what comes in and goes out
 //! - [`record`], [`state`]: what is remembered; `image`: the same for a snapshot; `ledger`: the durable and the admitted view
 //! - `sign`, `advance`, `finalize`, `sessions`, `vote`, `approve`, [`keygen`], [`freeze`]: an operation each
+//! - `groups`, `replace`: key groups as they stand, and new identities of their members
 //! - `ceremonies`: key generations under way; `trial`: the message that proves a new key
 
 mod admin;
@@ -20,6 +21,7 @@ mod core;
 mod finalize;
 mod flight;
 pub mod freeze;
+mod groups;
 mod image;
 pub mod keygen;
 mod ledger;
@@ -28,6 +30,7 @@ mod open;
 pub mod record;
 pub mod refusal;
 mod release;
+mod replace;
 pub mod reply;
 pub mod request;
 mod sessions;
@@ -43,12 +46,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use frostkeep_hsm::clock::Clock;
 use frostkeep_hsm::entropy::Entropy;
+use zeroize::Zeroizing;
 
 pub use admin::freeze_now;
 pub use approve::BuildRequest;
 pub use caller::{Caller, Role};
 pub use ceremonies::CeremonyStage;
 pub use freeze::{FreezeReport, Gates};
+pub use groups::{KeyGroupPhase, KeyGroupView};
 pub use keygen::PreparedReply;
 pub use open::{Replay, Surroundings};
 pub use refusal::Refusal;
@@ -62,7 +67,7 @@ pub use trial::{trial_session, trial_subject};
 
 use self::advance::{Authorised, Chain, Facts};
 use self::ceremonies::Ceremonies;
-use self::core::{Core, Env};
+use self::core::{Core, Env, releases_allowed};
 use self::finalize::FinalizeStep;
 use self::reply::ReleasedRound;
 use self::sign::{SignQuestion, SignStep};
@@ -79,6 +84,10 @@ use crate::store::{Line, Status};
 
 /// Where an engine takes its randomness from: the operating system, or a test's own.
 pub type EntropySource = Arc<dyn Fn() -> Box<dyn Entropy> + Send + Sync>;
+
+/// Where a client key comes from, PKCS#8. The engine keeps the key and does not know what it is for: TLS is above it, and
+/// brings its own randomness.
+pub type ClientKeySource = Arc<dyn Fn() -> Result<Zeroizing<Vec<u8>>, String> + Send + Sync>;
 
 /// The domain of the hashes that [`crate::roast`] defines, as the node identity signs them.
 pub(crate) const SIGNED_HASH_DOMAIN: &str = "frostkeep/signed-hash/v1";
@@ -196,6 +205,22 @@ impl Engine {
         Ok(core.identity()?.public())
     }
 
+    /// The key that this node calls others with, PKCS#8, out of the sealed state. It opens doors, so a node whose anchor belongs
+    /// to another instance does not get it.
+    ///
+    /// # Errors
+    /// [`Refusal::Starting`] before its record is durable.
+    pub fn client_key(&self) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+        let mut core = self.core();
+        core.settle(&self.inner.line)?;
+        releases_allowed(self.inner.line.status().releases)?;
+        match (&core.ledger.durable().client_key, &core.ledger.admitted().client_key) {
+            (Some(key), _) => Ok(Zeroizing::new(key.expose().to_vec())),
+            (None, Some(_)) => Err(Refusal::Starting),
+            (None, None) => Err(Refusal::Internal("this start could make no client key".into())),
+        }
+    }
+
     /// `DeriveAttemptContext`: the context of an attempt. Stateless.
     ///
     /// # Errors
@@ -231,8 +256,8 @@ impl Engine {
         encode: impl FnOnce(&RoundReply) -> R,
     ) -> Result<R, Refusal> {
         caller.require(&[Role::Coordinator])?;
-        let facts = self.facts(&request.key_group)?;
-        let question = SignQuestion::new(request, &facts.group_key)?;
+        let facts = || self.facts(&request.key_group);
+        let question = SignQuestion::new(request, &facts()?.group_key)?;
         let mut authorised = None;
         let mut in_flight = false;
         let mut computed = false;
@@ -259,7 +284,7 @@ impl Engine {
                         evidence: request.evidence.clone(),
                         target: question.context.clone(),
                     };
-                    authorised = Some(verify(facts.clone(), chain, active).await?);
+                    authorised = Some(verify(facts()?, chain, active).await?);
                 }
                 SignStep::MakePair => {
                     let current = self.pair(&request.key_group, &request.session, request.member).ok().map(Box::new);
@@ -386,8 +411,8 @@ impl Engine {
 
     async fn vote(&self, caller: &Caller, request: &VoteRequest) -> Result<TimeoutVote, Refusal> {
         caller.require(&[Role::Coordinator, Role::Peer])?;
-        let facts = self.facts(&request.key_group)?;
-        let group_key = &facts.group_key;
+        let facts = || self.facts(&request.key_group);
+        let group_key = facts()?.group_key;
         let threshold = group_key.threshold();
         let context =
             checks::parse_context(&request.key_group, &request.session, &request.subject, threshold, &request.context)?;
@@ -407,7 +432,7 @@ impl Engine {
                         evidence: request.evidence.clone(),
                         target: context.clone(),
                     };
-                    authorised = Some(verify(facts.clone(), chain, active).await?);
+                    authorised = Some(verify(facts()?, chain, active).await?);
                 }
             }
         };

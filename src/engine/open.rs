@@ -3,16 +3,16 @@
 use std::sync::{Arc, Mutex};
 
 use frostkeep_hsm::clock::Clock;
-
-use super::ceremonies::Ceremonies;
-use super::core::{Core, encode};
-use super::freeze::Gates;
-use super::record::{self, Record, SecretBytes};
-use super::state::State;
-use super::tally::Tally;
 use zeroize::Zeroizing;
 
-use super::{Engine, EngineConfig, EntropySource, Inner, image};
+use super::ceremonies::Ceremonies;
+use super::core::{Core, Env, encode};
+use super::freeze::Gates;
+use super::record::{self, Record, SecretBytes};
+use super::refusal::Refusal;
+use super::state::State;
+use super::tally::Tally;
+use super::{ClientKeySource, Engine, EngineConfig, EntropySource, Inner, image};
 use crate::identity::NodeIdentity;
 use crate::store::deny::DenyFiles;
 use crate::store::{Line, Position, RecoverySink, SinkError, SlotKind, SnapshotData, SnapshotSource};
@@ -46,6 +46,8 @@ pub struct Surroundings {
     pub clock: Arc<dyn Clock>,
     /// Randomness.
     pub entropy: EntropySource,
+    /// Where a state without one takes its client key from.
+    pub client_key: ClientKeySource,
     /// Settings.
     pub config: EngineConfig,
 }
@@ -54,7 +56,7 @@ impl Engine {
     /// An engine over a replayed state. Freezes come into force before it exists; a freeze that only a deny file knows is
     /// recorded, and files of lifted freezes are removed.
     pub fn open(replay: Replay, surroundings: Surroundings) -> Self {
-        let Surroundings { line, gates, deny, clock, entropy, config } = surroundings;
+        let Surroundings { line, gates, deny, clock, entropy, client_key, config } = surroundings;
         let core = Core::new(replay.state);
         let engine = Self {
             inner: Arc::new(Inner {
@@ -71,6 +73,7 @@ impl Engine {
         };
         engine.take_freezes();
         engine.take_identity();
+        engine.take_client_key(&client_key);
         engine
     }
 
@@ -83,12 +86,23 @@ impl Engine {
         }
         let seed = NodeIdentity::generate(&mut (self.inner.entropy)()).seed();
         let record = Record::Identity(SecretBytes::new(Zeroizing::new(seed.to_vec())));
-        let entered = encode(&record).and_then(|encoded| {
-            let slot = env.reserve(SlotKind::Round, encoded.size_bytes())?;
-            core.install(env.line, slot, record, encoded)
+        if let Err(error) = core.enter(&env, record) {
+            tracing::error!(%error, "the node identity of a new state could not be recorded");
+        }
+    }
+
+    /// A state without a client key is new, or of a release that knew none.
+    fn take_client_key(&self, source: &ClientKeySource) {
+        if self.core().ledger.admitted().client_key.is_some() {
+            return;
+        }
+        let made = source().map_err(Refusal::Internal);
+        let entered = made.and_then(|key| {
+            let env = self.env();
+            self.core().enter(&env, Record::ClientKey(SecretBytes::new(key)))
         });
         if let Err(error) = entered {
-            tracing::error!(%error, "the node identity of a new state could not be recorded");
+            tracing::error!(%error, "a client key could not be made: this node calls no other until a restart makes one");
         }
     }
 
@@ -123,6 +137,14 @@ impl Engine {
         if let Err(error) = self.inner.deny.remove(&lifted) {
             tracing::warn!(%error, "files of lifted freezes stay behind");
         }
+    }
+}
+
+impl Core {
+    fn enter(&mut self, env: &Env<'_>, record: Record) -> Result<Position, Refusal> {
+        let encoded = encode(&record)?;
+        let slot = env.reserve(SlotKind::Round, encoded.size_bytes())?;
+        self.install(env.line, slot, record, encoded)
     }
 }
 

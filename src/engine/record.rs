@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::bitcoin::Prevout;
+use crate::identity::IdentityKey;
 use crate::ids::{AttemptId, CeremonyId, FreezeId, KeyGroupId, Member, MerkleRoot, Message, RoundId, SessionId};
 use crate::keygen::Certificate;
 use crate::policy::{Charge, SigningPolicy};
@@ -231,6 +232,22 @@ pub enum Record {
     Begun {
         /// The key generation.
         ceremony: CeremonyId,
+    },
+    /// The key that this node calls others with, PKCS#8, made beside the identity, or by the first start of a release that
+    /// knows it.
+    ClientKey(SecretBytes),
+    /// A member of a key group has another node identity from here on.
+    IdentityReplaced {
+        /// The key group.
+        key_group: KeyGroupId,
+        /// The member.
+        member: Member,
+        /// Its new identity.
+        identity: IdentityKey,
+        /// When, seconds since 1970-01-01 UTC.
+        unix: u64,
+        /// By whom.
+        by: String,
     },
 }
 

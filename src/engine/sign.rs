@@ -190,7 +190,8 @@ impl Core {
         if let Some(step) = self.join(question)? {
             return Ok(step);
         }
-        let advances = match check_attempt(group, self.durable_session(request), session, question, authorised)? {
+        let durable = self.durable_group(&request.key_group)?;
+        let advances = match check_attempt(group, durable, session, question, authorised)? {
             Standing::Answerable => None,
             Standing::Advance => authorised.cloned(),
             Standing::Verify(active) => return Ok(SignStep::Verify { active }),
@@ -255,10 +256,6 @@ impl Core {
             make_next: self.nonces.has_room(&request.key_group),
             slot,
         })))
-    }
-
-    fn durable_session(&self, request: &SignRequest) -> Option<&Session> {
-        self.ledger.durable().key_groups.get(&request.key_group)?.sessions.get(&request.session)
     }
 
     /// The same request under way is joined; another one of the same attempt or session is a conflict.
@@ -399,10 +396,10 @@ pub(crate) fn nonce_key(request: &SignRequest) -> (KeyGroupId, SessionId, Member
     (request.key_group, request.session.clone(), request.member)
 }
 
-/// Step 6 and the consumed markers, on the admitted view.
+/// Step 6 and the consumed markers, on the admitted view. Evidence is judged by the identities that are in force durably.
 fn check_attempt(
     group: &KeyGroup,
-    durable: Option<&Session>,
+    durable: &KeyGroup,
     session: Option<&Session>,
     question: &SignQuestion<'_>,
     authorised: Option<&Authorised>,
@@ -421,7 +418,7 @@ fn check_attempt(
                 AgainstActive::Same => Standing::Answerable,
                 AgainstActive::Conflict { .. } => return Err(question.conflict()),
                 AgainstActive::Stale { number, active: number_active } => {
-                    let durable = durable.and_then(|session| session.active.as_ref());
+                    let durable = durable.sessions.get(&request.session).and_then(|session| session.active.as_ref());
                     if durable.is_some_and(|durable| durable.attempt_id == *question.context.id().as_bytes()) {
                         // The advance that makes it stale is not durable: it shows nothing, and clears nothing.
                         return Err(Refusal::Busy("an advance of this session"));
@@ -429,7 +426,7 @@ fn check_attempt(
                     return Err(Refusal::AttemptStale { number, active: number_active });
                 }
                 AgainstActive::Next | AgainstActive::Future { .. } => {
-                    stand_above(&question.context, active, &request.evidence, authorised)?
+                    stand_above(&question.context, active, &request.evidence, authorised, &durable.identities)?
                 }
             }
         }

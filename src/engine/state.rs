@@ -150,7 +150,10 @@ pub(crate) struct KeyGroup {
     pub(crate) phase: Phase,
     pub(crate) group_key: Arc<GroupKey>,
     pub(crate) attempt_policy: AttemptPolicy,
+    /// The identities in force: those of the certificate, but for the replaced.
     pub(crate) identities: Arc<BTreeMap<Member, IdentityKey>>,
+    /// Members with another identity than the certificate gave them at first, and the position of the last such record.
+    pub(crate) replaced: OrdMap<Member, Position>,
     pub(crate) seats: Arc<BTreeMap<Member, Arc<KeyShare>>>,
     pub(crate) policy: Arc<SigningPolicy>,
     pub(crate) sessions: OrdMap<SessionId, Session>,
@@ -177,6 +180,8 @@ impl KeyGroup {
 pub struct State {
     pub(crate) position: Position,
     pub(crate) identity: Option<Arc<NodeIdentity>>,
+    /// The key that this node calls others with, PKCS#8.
+    pub(crate) client_key: Option<SecretBytes>,
     pub(crate) key_groups: OrdMap<KeyGroupId, KeyGroup>,
     /// Key generations that have begun here, whatever became of them, with the position of that record.
     pub(crate) begun: OrdMap<CeremonyId, Position>,
@@ -215,6 +220,10 @@ impl State {
                 }
                 Ok(())
             }
+            Record::ClientKey(key) => match self.client_key.replace(key.clone()) {
+                None => Ok(()),
+                Some(_) => Err(wrong("a second client key".into())),
+            },
             Record::Prepared(prepared) => {
                 let group = prepare(prepared, position).map_err(wrong)?;
                 match self.key_groups.insert(prepared.key_group, group) {
@@ -289,9 +298,12 @@ impl State {
                 group.forget_lifted();
                 Ok(())
             }
-            Record::Identity(_) | Record::Prepared(_) | Record::PreparedDropped { .. } | Record::Begun { .. } => {
-                Err("a record of the node, not of a key group".into())
-            }
+            Record::IdentityReplaced { member, identity, .. } => group.replace_identity(*member, *identity, position),
+            Record::Identity(_)
+            | Record::ClientKey(_)
+            | Record::Prepared(_)
+            | Record::PreparedDropped { .. }
+            | Record::Begun { .. } => Err("a record of the node, not of a key group".into()),
         }
     }
 }
@@ -299,7 +311,7 @@ impl State {
 /// The key group that a record changes; none for records of the node.
 pub(crate) fn key_group_of(record: &Record) -> Option<KeyGroupId> {
     match record {
-        Record::Identity(_) | Record::Begun { .. } => None,
+        Record::Identity(_) | Record::ClientKey(_) | Record::Begun { .. } => None,
         Record::Prepared(prepared) => Some(prepared.key_group),
         Record::Round { body, .. } => Some(body.key_group),
         Record::Activated { key_group, .. }
@@ -310,6 +322,7 @@ pub(crate) fn key_group_of(record: &Record) -> Option<KeyGroupId> {
         | Record::Finalized { key_group, .. }
         | Record::Ended { key_group, .. }
         | Record::Frozen { key_group, .. }
+        | Record::IdentityReplaced { key_group, .. }
         | Record::Thawed { key_group, .. } => Some(*key_group),
     }
 }
@@ -356,6 +369,7 @@ impl KeyGroup {
             group_key: Arc::new(transcript.group().clone()),
             attempt_policy: parameters.attempt_policy(),
             identities: Arc::new(parameters.seats().clone()),
+            replaced: OrdMap::new(),
             seats: Arc::default(),
             policy: Arc::new(policy),
             sessions: OrdMap::new(),
@@ -381,6 +395,18 @@ impl KeyGroup {
 }
 
 impl KeyGroup {
+    pub(crate) fn replace_identity(
+        &mut self,
+        member: Member,
+        identity: IdentityKey,
+        position: Position,
+    ) -> Result<(), String> {
+        let seat = Arc::make_mut(&mut self.identities).get_mut(&member);
+        *seat.ok_or_else(|| format!("member {member} is not of this key group"))? = identity;
+        self.replaced.insert(member, position);
+        Ok(())
+    }
+
     pub(crate) fn retire(&mut self) {
         if let Phase::Active { certificate, position } = &self.phase {
             self.phase = Phase::Retired { certificate: Arc::clone(certificate), position: *position };

@@ -62,7 +62,7 @@ impl Core {
             match context.against(&active) {
                 AgainstActive::Same => {}
                 AgainstActive::Next | AgainstActive::Future { .. } => {
-                    match stand_above(context, active, &request.evidence, authorised)? {
+                    match stand_above(context, active, &request.evidence, authorised, &group.identities)? {
                         Standing::Verify(active) => return Ok(VoteStep::Verify { active }),
                         Standing::Answerable | Standing::Advance => {}
                     }

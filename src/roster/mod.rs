@@ -21,12 +21,15 @@
 mod error;
 mod parse;
 mod pin;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
 pub use error::{Place, RosterError};
+pub(crate) use parse::{check_address, check_name};
 pub use pin::Pin;
 
 use crate::engine::{Caller, Role};

@@ -6,6 +6,8 @@
 mod config;
 mod key;
 mod pem;
+#[cfg(test)]
+mod tests;
 mod verify;
 
 use std::path::PathBuf;

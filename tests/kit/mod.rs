@@ -295,6 +295,7 @@ impl Bench {
                 deny: Arc::new(deny),
                 clock: Arc::clone(&node.config.clock),
                 entropy: Arc::clone(&node.config.entropy),
+                client_key: Arc::clone(&node.config.client_key),
                 config,
             },
         );
