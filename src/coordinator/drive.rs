@@ -14,11 +14,11 @@ use super::ask::{Answer, Ask, AskKey, Effect, Event, Hindrance, Machine, Progres
 use super::evidence::EvidenceMachine;
 use super::port::{Port, PortError};
 use super::roast::RoastMachine;
-use super::setting::{Setting, session_tries};
+use super::setting::Setting;
 use crate::engine::{CommitRequest, FinalizeRequest, Finish, SessionRequest, SignRequest, VoteRequest};
 use crate::frost::Signature;
 use crate::ids::{Member, SessionId};
-use crate::limits::{ASKS_MAX, ATTEMPT_TIMEOUT_MS, SESSION_TRIES_MAX};
+use crate::limits::{ASKS_MAX, ATTEMPT_TIMEOUT_MS};
 use crate::reasons::Retry;
 
 /// The pauses and limits of a driver, milliseconds.
@@ -82,7 +82,7 @@ pub enum DriveError {
         members: Vec<(Member, Hindrance)>,
     },
     /// Every try was ended by the members.
-    #[error("all {SESSION_TRIES_MAX} sessions of this message were aborted or closed")]
+    #[error("every session that this message can have was aborted or closed")]
     TriesSpent,
     /// The time is over.
     #[error("session {session}: no signature within {deadline_ms} ms")]
@@ -137,7 +137,7 @@ pub async fn sign<P: Port>(
     entropy: &mut dyn Entropy,
     watch: &mut (dyn FnMut(&Progress) + Send),
 ) -> Result<Done, DriveError> {
-    for session in session_tries(setting.subject()) {
+    for session in setting.tries() {
         let setting = setting.in_session(session);
         let mut machine = RoastMachine::new(setting.clone());
         match drive(port, &setting, &mut machine, config, entropy, watch).await {
@@ -163,7 +163,7 @@ pub async fn sign_by_evidence<P: Port>(
     watch: &mut (dyn FnMut(&Progress) + Send),
 ) -> Result<Done, DriveError> {
     let mut failures = BTreeMap::new();
-    for session in session_tries(setting.subject()) {
+    for session in setting.tries() {
         let setting = setting.in_session(session);
         let mut machine = EvidenceMachine::new(setting.clone(), own.clone()).after(&failures);
         match drive(port, &setting, &mut machine, config, entropy, watch).await {
