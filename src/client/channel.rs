@@ -4,14 +4,16 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::pin::Pin as Pinned;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use frostkeep_hsm::clock::{Clock, Millis, SystemClock};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -56,9 +58,25 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// The channel to `endpoint`. Must be called on a runtime, which it outlives only broken.
-pub(super) fn open(endpoint: &Endpoint) -> Result<Channel, ClientError> {
+/// Why the last connection broke, when its reader was told: HTTP/2 says to a request only that it did. A server that refuses
+/// a TLS 1.3 client does so after the client's handshake, so an alert is read here and nowhere else.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LastWord(Arc<Mutex<Option<String>>>);
+
+impl LastWord {
+    pub(super) fn heard(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, word: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = word;
+    }
+}
+
+/// The channel to `endpoint`, and why it broke last. Must be called on a runtime, which it outlives only broken.
+pub(super) fn open(endpoint: &Endpoint) -> Result<(Channel, LastWord), ClientError> {
     let way = Arc::new(Way::to(endpoint)?);
+    let last_word = way.last_word.clone();
     let settings = tonic::transport::Endpoint::from_static("http://frostkeep")
         .http2_keep_alive_interval(Duration::from_millis(WIRE_KEEPALIVE_MS))
         .keep_alive_timeout(Duration::from_millis(WIRE_KEEPALIVE_WAIT_MS_MAX))
@@ -67,19 +85,51 @@ pub(super) fn open(endpoint: &Endpoint) -> Result<Channel, ClientError> {
         let way = Arc::clone(&way);
         async move { way.connect().await }
     });
-    Ok(settings.connect_with_connector_lazy(connector))
+    Ok((settings.connect_with_connector_lazy(connector), last_word))
 }
 
 /// What a connection reads and writes.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-type Connection = TokioIo<Box<dyn Stream>>;
+type Connection = TokioIo<Heard>;
+
+/// A stream whose errors are heard by whoever asks for the last word.
+struct Heard {
+    stream: Box<dyn Stream>,
+    last_word: LastWord,
+}
+
+impl AsyncRead for Heard {
+    fn poll_read(self: Pinned<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let read = ready!(Pinned::new(&mut this.stream).poll_read(cx, into));
+        if let Err(error) = &read {
+            this.last_word.set(Some(told(error)));
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl AsyncWrite for Heard {
+    fn poll_write(self: Pinned<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pinned::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pinned<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pinned::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pinned<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pinned::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
 
 /// How connections to one node are made.
 struct Way {
     dial: Dial,
     clock: SystemClock,
     failed: Mutex<Option<(Millis, String)>>,
+    last_word: LastWord,
 }
 
 enum Dial {
@@ -96,7 +146,7 @@ impl Way {
             }
             Endpoint::Socket(path) => Dial::Socket(path.clone()),
         };
-        Ok(Self { dial, clock: SystemClock::new(), failed: Mutex::new(None) })
+        Ok(Self { dial, clock: SystemClock::new(), failed: Mutex::new(None), last_word: LastWord::default() })
     }
 
     async fn connect(&self) -> io::Result<Connection> {
@@ -105,6 +155,7 @@ impl Way {
         }
         let limit = Duration::from_millis(WIRE_CONNECT_MS_MAX);
         let late = |_| Err(io::Error::other(format!("no connection within {WIRE_CONNECT_MS_MAX} ms")));
+        self.last_word.set(None);
         let made = timeout(limit, self.dial()).await.unwrap_or_else(late);
         let failed = made.as_ref().err().map(|error| (self.clock.now(), told(error)));
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
@@ -128,6 +179,6 @@ impl Way {
                 Box::new(TlsConnector::from(Arc::clone(config)).connect(name, tcp).await?)
             }
         };
-        Ok(TokioIo::new(stream))
+        Ok(TokioIo::new(Heard { stream, last_word: self.last_word.clone() }))
     }
 }

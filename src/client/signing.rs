@@ -19,6 +19,10 @@ use crate::wire::status;
 /// The longest that a node which is to coordinate is waited for, milliseconds.
 const REACHED_MS_MAX: u64 = 6_000;
 
+/// The longest that handing the signature over may take, milliseconds: somebody waits for it, and nodes that are away hear of
+/// it from the next who asks them.
+const HANDOVER_MS_MAX: u64 = 3_000;
+
 /// How long beyond its deadline a node that coordinates is waited for, milliseconds: it has to say why there is none.
 const FAREWELL_MS: u64 = 15_000;
 
@@ -114,7 +118,7 @@ impl Network {
         watch: &(dyn Fn(&str) + Send + Sync),
     ) -> Result<Signed, SigningError> {
         let port = Arc::new(self.port(&group.seats));
-        let config = DriveConfig { deadline_ms, ..DriveConfig::default() };
+        let config = DriveConfig { deadline_ms, handover_ms: HANDOVER_MS_MAX, ..DriveConfig::default() };
         let mut tell = |progress: &coordinator::Progress| watch(&progress.to_string());
         let setting = group.setting(subject);
         let Done { session, signature, unconfirmed } =
