@@ -80,7 +80,10 @@ fn said(error: &(dyn Error + 'static)) -> String {
         Some(rustls::Error::AlertReceived(alert)) if is_about_the_key(*alert) => {
             format!("the node refuses this TLS key ({alert:?}): its roster does not name it")
         }
-        _ => error.to_string(),
+        _ => match error.downcast_ref::<io::Error>() {
+            Some(error) if error.kind() == io::ErrorKind::UnexpectedEof => "the connection broke off".into(),
+            _ => error.to_string(),
+        },
     }
 }
 
