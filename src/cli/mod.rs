@@ -10,7 +10,9 @@ pub mod completions;
 mod error;
 pub mod freeze;
 pub mod hardening;
+pub mod identity;
 pub mod identity_replace;
+pub mod init;
 pub mod keygen;
 pub mod keygroup;
 mod output;
@@ -19,6 +21,7 @@ mod progress;
 pub mod reach;
 pub mod reasons;
 pub mod roster;
+pub mod serve;
 pub mod session;
 pub mod sign;
 pub mod status;
@@ -58,6 +61,12 @@ enum Verb {
     /// The token that seals a node's state: its key, its latch.
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Make a node: its sealed state, its keys, its line for the roster
+    Init(init::Args),
+    /// Run a node
+    Serve(serve::Args),
+    /// Print a node's line for the roster, or its certificate
+    Identity(identity::IdentityArgs),
     /// The TLS key of a command line
     #[command(subcommand)]
     Client(client::ClientCommand),
@@ -102,6 +111,9 @@ fn dispatch(verb: Verb, hardening: &Hardening, out: &Output) -> Result<(), CliEr
         }
         Verb::Reasons(args) => reasons::run(args, out),
         Verb::Token(command) => token::run(&command, out),
+        Verb::Init(args) => init::run(args, out),
+        Verb::Serve(args) => serve::run(&args, hardening, out),
+        Verb::Identity(args) => identity::run(args, out),
         Verb::Client(command) => client::run(command, out),
         Verb::Keygen(args) => keygen::run(args, out),
         Verb::Sign(args) => sign::run(args, out),

@@ -13,11 +13,10 @@ use tonic::{Request, Response, Status};
 
 use super::services::{Services, field, read, refused, taken};
 use super::shared::{Asker, Shared};
-use super::told;
 use crate::client::MemberPort;
 use crate::coordinator::ask::AttemptAsk;
 use crate::coordinator::{
-    Done, DriveConfig, EvidenceMachine, Progress, Setting, drive, session_id, sign, sign_by_evidence,
+    Done, DriveConfig, DriveError, EvidenceMachine, Progress, Setting, drive, session_id, sign, sign_by_evidence,
 };
 use crate::engine::{Refusal, Subject};
 use crate::ids::{AttemptPolicy, KeyGroupId, Member, SessionId};
@@ -97,7 +96,8 @@ impl Shared {
         })?;
         let network = self.network(&engine)?;
         Ok(Drive {
-            setting: Setting::new(certificate.group().clone(), view.seats.clone(), session, subject),
+            setting: Setting::new(certificate.group().clone(), view.seats.clone(), session, subject)
+                .of_ceremony(view.ceremony),
             policy: view.attempt_policy,
             own: view.local_members.iter().copied().collect(),
             port: Arc::new(network.port(&view.seats)),
@@ -117,7 +117,7 @@ impl Drive {
         let lines = told.clone();
         // A caller that does not read misses lines, and nothing else.
         let mut watch = move |progress: &Progress| {
-            let _ = lines.try_send(Ok(line(told::progress(progress))));
+            let _ = lines.try_send(Ok(line(progress.to_string())));
         };
         let done = match self.policy {
             AttemptPolicy::Roast => sign(&self.port, &self.setting, config, &mut entropy, &mut watch).await,
@@ -125,7 +125,7 @@ impl Drive {
                 sign_by_evidence(&self.port, &self.setting, &self.own, config, &mut entropy, &mut watch).await
             }
         };
-        let Done { session, signature, unconfirmed } = done.map_err(|error| told::unsigned(&error))?;
+        let Done { session, signature, unconfirmed } = done.map_err(|error| unsigned(&error))?;
         let finished = v1::Finished {
             signature: signature.as_bytes().to_vec(),
             session_id: session.as_str().to_owned(),
@@ -157,7 +157,7 @@ impl Drive {
         let mut machine = EvidenceMachine::of_attempt(self.setting.clone(), self.own.clone(), &ask);
         let (config, mut entropy) = (DriveConfig::default(), entropy::os());
         let done = drive(&self.port, &self.setting, &mut machine, &config, &mut entropy, &mut |_| {}).await;
-        done.map(|done| done.signature.as_bytes().to_vec()).map_err(|error| told::unsigned(&error))
+        done.map(|done| done.signature.as_bytes().to_vec()).map_err(|error| unsigned(&error))
     }
 }
 
@@ -168,6 +168,12 @@ fn paced(deadline_ms: u64) -> DriveConfig {
         0 => config,
         asked => DriveConfig { deadline_ms: asked.min(config.deadline_ms), ..config },
     }
+}
+
+/// Why there is no signature, with what stands between each member and it.
+fn unsigned(error: &DriveError) -> Status {
+    let told = error.members().iter().map(|(member, why)| format!("; member {member} {why}"));
+    status(error.reason(), format!("{error}{}", told.collect::<String>()))
 }
 
 fn line(progress: String) -> v1::SignEvent {

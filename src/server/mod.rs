@@ -35,7 +35,6 @@ pub mod settings;
 mod shared;
 mod signer;
 mod socket;
-mod told;
 
 use std::future::Future;
 use std::io;
