@@ -596,14 +596,15 @@ async fn a_node_that_is_sealed_out_or_gone_is_seen_in_the_table_and_in_the_exit_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_roster_is_checked_against_the_nodes_reloaded_and_an_identity_is_replaced() {
-    let net = Net::started(NetPlan::of(3)).await;
+    let mut net = Net::started(NetPlan::of(3)).await;
     let operator = Operator::of(&net);
     let confirmed = net.generate_key(2, AttemptPolicy::Roast).await;
     let id = confirmed.id().to_string();
     let checked = operator.run(&["roster", "check", "--nodes", "--json"]).await.json();
     assert!(checked["nodes"].as_array().unwrap().iter().all(|node| node["agrees"] == true), "{checked}");
 
-    // A node of another identity takes the seat of the third.
+    // The third node is lost; one of another identity is to take its seat.
+    net.nodes[2].stop().await;
     let replacement = frostkeep::identity::NodeIdentity::generate(&mut frostkeep::hsm::entropy::os()).public();
     net.write_roster(|nodes, _| nodes[2].identity = replacement);
     let ran = operator.run(&["roster", "check", "--nodes", "--json"]).await;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::CliError;
+use super::init::read_config;
 use crate::client::{Client, ClientError, Endpoint, Network};
 use crate::reasons::Reason;
 use crate::roster::{Roster, RosterError};
@@ -94,15 +95,44 @@ pub fn key_failed(error: &TlsError) -> CliError {
     }
 }
 
+/// A node on this machine, by its Unix socket.
+#[derive(Debug, clap::Args)]
+pub struct LocalArgs {
+    /// The Unix socket of a node on this machine
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    socket: Option<PathBuf>,
+    /// The configuration of a node on this machine, which says where its Unix socket is
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl LocalArgs {
+    /// The node, if one is meant. Must be called on the runtime.
+    ///
+    /// # Errors
+    /// [`CliError`] for a configuration that cannot be read.
+    pub fn target(&self) -> Result<Option<Target>, CliError> {
+        let (name, path) = match (&self.socket, &self.config) {
+            (Some(path), _) => (path.display().to_string(), path.clone()),
+            (None, Some(path)) => {
+                let config = read_config(path)?;
+                (config.name, config.socket)
+            }
+            (None, None) => return Ok(None),
+        };
+        let client = Client::connect(&Endpoint::Socket(path)).map_err(|error| failed(&name, &error))?;
+        Ok(Some(Target { name, client }))
+    }
+}
+
 /// Which node, or all of them.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("where").required(true).args(["socket", "node", "all"]))]
+#[command(group = clap::ArgGroup::new("where").required(true).args(["socket", "config", "node", "all"]))]
 pub struct NodeArgs {
     #[command(flatten)]
     network: NetworkArgs,
-    /// The Unix socket of a node on this machine
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    local: LocalArgs,
     /// This node of the roster; may be repeated
     #[arg(long, value_name = "NAME")]
     node: Vec<String>,
@@ -113,7 +143,7 @@ pub struct NodeArgs {
 
 /// A node that was found.
 pub struct Target {
-    /// Its name in the roster, or where its socket is.
+    /// Its name, or where its socket is.
     pub name: String,
     /// The way to it.
     pub client: Client,
@@ -125,10 +155,8 @@ impl NodeArgs {
     /// # Errors
     /// [`CliError`].
     pub fn targets(&self) -> Result<Vec<Target>, CliError> {
-        if let Some(path) = &self.socket {
-            let name = path.display().to_string();
-            let client = Client::connect(&Endpoint::Socket(path.clone())).map_err(|error| failed(&name, &error))?;
-            return Ok(vec![Target { name, client }]);
+        if let Some(target) = self.local.target()? {
+            return Ok(vec![target]);
         }
         select(&self.network.network()?, &self.node)
     }
