@@ -12,7 +12,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use frostkeep::client::view::{GroupPhase, NodePhase};
-use frostkeep::client::{Client, ClientError, Endpoint, KnownGroup, Network, NotKnown, Patience, SigningError};
+use frostkeep::client::{
+    Client, ClientError, Endpoint, KnownGroup, Network, NodeClient, NotKnown, Patience, SigningError,
+};
 use frostkeep::coordinator::{DriveConfig, Port, PortError, Setting, session_id, sign};
 use frostkeep::engine::{BuildRequest, CommitRequest, SessionRequest, SignRequest, Subject};
 use frostkeep::frost::{Commitments, SigningPackage};
@@ -25,10 +27,14 @@ use frostkeep::reasons::Reason;
 use frostkeep::roast::ShareVerdict;
 use frostkeep::tls::TlsKey;
 use frostkeep::wire::request::DeriveRequest;
+use frostkeep::wire::v1;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use kit::{eventually, member, session, subject};
 use net::{Net, NetPlan};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tonic::{Request, Response, Status};
+use tower::ServiceExt;
 
 /// A short wait for what is not there.
 fn short() -> Patience {
@@ -424,4 +430,86 @@ async fn where_no_node_coordinates_evidence_has_no_signature_and_the_reason_says
     let group = KnownGroup::certified(confirmed.certificate().clone());
     let error = network(&net).sign(&group, subject(1), None, 5_000, &|_| {}).await.unwrap_err();
     assert_eq!(error.reason(), Reason::CoordinationOff, "{error}");
+}
+
+/// A node that says that it coordinates, and makes its signatures up.
+struct Liar;
+
+#[tonic::async_trait]
+impl v1::node_server::Node for Liar {
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
+        let phase = v1::Phase::Open.into();
+        let (serving_pin, roster_hash) = (vec![1; 32], vec![2; 32]);
+        Ok(Response::new(v1::StatusReply { phase, serving_pin, roster_hash, coordination: true, ..Default::default() }))
+    }
+
+    async fn list_key_groups(
+        &self,
+        _: Request<v1::ListKeyGroupsRequest>,
+    ) -> Result<Response<v1::ListKeyGroupsReply>, Status> {
+        Err(Status::unimplemented("it holds nothing"))
+    }
+
+    async fn get_key_group(
+        &self,
+        _: Request<v1::GetKeyGroupRequest>,
+    ) -> Result<Response<v1::GetKeyGroupReply>, Status> {
+        Err(Status::unimplemented("it holds nothing"))
+    }
+}
+
+#[tonic::async_trait]
+impl v1::coordination_server::Coordination for Liar {
+    type SignStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::SignEvent, Status>>>;
+
+    async fn sign(&self, _: Request<v1::SignRequest>) -> Result<Response<Self::SignStream>, Status> {
+        // A signature of somebody, under another key.
+        let key = bitcoin::key::Keypair::from_seckey_slice(&bitcoin::secp256k1::Secp256k1::new(), &[1; 32]).unwrap();
+        let message = bitcoin::secp256k1::Message::from_digest([1; 32]);
+        let signature = bitcoin::secp256k1::Secp256k1::new().sign_schnorr_no_aux_rand(&message, &key);
+        let finished = v1::Finished {
+            signature: signature.serialize().to_vec(),
+            session_id: session_id(&subject(1), 0).to_string(),
+            unconfirmed: Vec::new(),
+        };
+        let event = v1::SignEvent { event: Some(v1::sign_event::Event::Finished(finished)) };
+        Ok(Response::new(tokio_stream::iter(vec![Ok(event)])))
+    }
+
+    async fn drive(&self, _: Request<v1::DriveRequest>) -> Result<Response<v1::DriveReply>, Status> {
+        Ok(Response::new(v1::DriveReply { signature: vec![1; 63] }))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_that_a_coordinating_node_made_up_is_found_out() {
+    let net = Net::started(NetPlan::of(2)).await;
+    let confirmed = net.generate_key(2, AttemptPolicy::Roast).await;
+    let group = KnownGroup::certified(confirmed.certificate().clone());
+    let path = net.directory().join("liar.sock");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
+                if request.uri().path().starts_with("/frostkeep.v1.Node/") {
+                    v1::node_server::NodeServer::new(Liar).oneshot(request).await
+                } else {
+                    v1::coordination_server::CoordinationServer::new(Liar).oneshot(request).await
+                }
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    let liar = NodeClient {
+        name: "liar".into(),
+        identity: net.nodes[0].line.identity,
+        members: vec![member(1)],
+        client: Client::connect(&Endpoint::Socket(path)).unwrap().with(short()),
+    };
+    let error = network(&net).sign(&group, subject(1), Some(&liar), 5_000, &|_| {}).await.unwrap_err();
+    assert!(matches!(&error, SigningError::Wrong(node) if node == "liar"), "{error}");
+    assert_eq!(error.reason(), Reason::SignatureInvalid);
+    let held = liar.client.key_groups().await.unwrap_err();
+    assert!(matches!(held, ClientError::Nonsense(_)), "{held}");
 }
