@@ -201,6 +201,14 @@ async fn a_key_that_is_not_the_expected_one_on_either_side_is_named() {
     assert_eq!(error.reason(), Some(Reason::PermissionDenied));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_whom_a_node_does_not_serve_is_told_why() {
+    let net = Net::started(NetPlan { admin_uids: Some(vec![54_321]), ..NetPlan::of(1) }).await;
+    let local = Client::connect(&Endpoint::Socket(net.nodes[0].config.socket.clone())).unwrap();
+    let error = local.with(Patience::once()).status().await.err().unwrap();
+    assert!(matches!(&error, ClientError::Unreachable(problem) if problem.contains("admin_uids")), "{error}");
+}
+
 fn unknown_id() -> KeyGroupId {
     format!("02{}", "79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798").parse().unwrap()
 }

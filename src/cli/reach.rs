@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::CliError;
 use super::init::read_config;
-use crate::client::{Client, ClientError, Endpoint, Network};
+use crate::client::{Client, ClientError, Endpoint, Network, Patience};
 use crate::reasons::Reason;
 use crate::roster::{Roster, RosterError};
 use crate::tls::{TlsError, TlsKey};
@@ -16,6 +16,9 @@ use crate::tls::{TlsError, TlsKey};
 /// What `--help` says about it, for the verbs that go over the network.
 pub const NETWORK_HELP: &str = "The nodes are those of the roster. They know this command line by its TLS key, made by
 `frostkeep client init`, whose [[client]] line is in the roster of each node.";
+
+/// How long a node that is away is tried again, milliseconds: somebody waits for what the others have done.
+const TRIED_MS_MAX: u64 = 5_000;
 
 /// Work of a verb that talks to nodes: on the one runtime of the process, ended by an interrupt.
 ///
@@ -167,7 +170,8 @@ impl NodeArgs {
 /// # Errors
 /// [`CliError`] for a name that the roster has not.
 pub fn select(network: &Network, names: &[String]) -> Result<Vec<Target>, CliError> {
-    let of = |name: &str, client: &Client| Target { name: name.to_owned(), client: client.clone() };
+    let patience = Patience::within_ms(TRIED_MS_MAX);
+    let of = |name: &str, client: &Client| Target { name: name.to_owned(), client: client.with(patience) };
     if names.is_empty() {
         return Ok(network.nodes().iter().map(|node| of(&node.name, &node.client)).collect());
     }
@@ -206,6 +210,10 @@ pub fn failed(node: &str, error: &ClientError) -> CliError {
     match error {
         ClientError::Refused(problem) => {
             let refused = CliError::refused(problem.reason, text);
+            if problem.reason == Reason::PermissionDenied {
+                return refused
+                    .with_hint("the roles of a command line are those of its [[client]] line in the node's roster");
+            }
             match problem.next_try_ms {
                 Some(ms) => refused
                     .with_hint(format!("{}; the token is tried again in {ms} ms", problem.reason.retry().advice())),

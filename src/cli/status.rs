@@ -7,8 +7,8 @@ use serde::Serialize;
 use super::reach::{LocalArgs, NETWORK_HELP, NetworkArgs, Trouble, ask_all, block_on, select};
 use super::table::table;
 use super::{CliError, Output};
+use crate::client::Patience;
 use crate::client::view::{KeyGroupInfo, NodePhase, NodeStatus};
-use crate::client::{Client, ClientError, Patience};
 use crate::ids::to_hex;
 use crate::wire::v1;
 
@@ -63,8 +63,9 @@ async fn asked(args: &Args) -> Result<Report, CliError> {
         }
     };
     let answers = ask_all(targets, |client| async move {
-        let client = client.with(Patience { call_ms_max: REACHED_MS_MAX, ..Patience::within_ms(REACHED_MS_MAX) });
-        let status = first_word(&client).await?;
+        // A node that is down says so at once.
+        let client = client.with(Patience { call_ms_max: REACHED_MS_MAX, ..Patience::once() });
+        let status = client.status().await?;
         // Only an open node knows its key groups.
         let groups = if status.phase == NodePhase::Open { client.key_groups().await? } else { Vec::new() };
         Ok((status, groups))
@@ -74,15 +75,6 @@ async fn asked(args: &Args) -> Result<Report, CliError> {
         Err(error) => Row { name, error: Some((&error).into()), ..Row::default() },
     });
     Ok(Report { nodes: nodes.collect() })
-}
-
-/// A node that is down says so at once; only a connection that broke is tried again.
-async fn first_word(client: &Client) -> Result<NodeStatus, ClientError> {
-    let once = client.with(Patience { call_ms_max: REACHED_MS_MAX, ..Patience::once() });
-    match once.status().await {
-        Err(ClientError::Unreachable(_)) => once.status().await,
-        answer => answer,
-    }
 }
 
 #[derive(Serialize)]

@@ -6,14 +6,14 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::Pin as Pinned;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use frostkeep_hsm::clock::{Clock, Millis, SystemClock};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -26,6 +26,12 @@ use crate::tls::{SERVER_NAME, TlsKey, client_config};
 
 /// For so long after a connection that could not be made, callers hear the same instead of trying in turn, milliseconds.
 const FAILURE_HOLDS_MS: u64 = 250;
+
+/// How long a server's first word is waited for, milliseconds.
+const FIRST_WORD_MS_MAX: u64 = 1_000;
+
+/// More than a server's settings take, bytes.
+const FIRST_WORD_BYTES: usize = 1_024;
 
 /// Where a node is.
 #[derive(Clone)]
@@ -58,25 +64,9 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// Why the last connection broke, when its reader was told: HTTP/2 says to a request only that it did. A server that refuses
-/// a TLS 1.3 client does so after the client's handshake, so an alert is read here and nowhere else.
-#[derive(Debug, Clone, Default)]
-pub(super) struct LastWord(Arc<Mutex<Option<String>>>);
-
-impl LastWord {
-    pub(super) fn heard(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, word: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = word;
-    }
-}
-
-/// The channel to `endpoint`, and why it broke last. Must be called on a runtime, which it outlives only broken.
-pub(super) fn open(endpoint: &Endpoint) -> Result<(Channel, LastWord), ClientError> {
+/// The channel to `endpoint`. Must be called on a runtime, which it outlives only broken.
+pub(super) fn open(endpoint: &Endpoint) -> Result<Channel, ClientError> {
     let way = Arc::new(Way::to(endpoint)?);
-    let last_word = way.last_word.clone();
     let settings = tonic::transport::Endpoint::from_static("http://frostkeep")
         .http2_keep_alive_interval(Duration::from_millis(WIRE_KEEPALIVE_MS))
         .keep_alive_timeout(Duration::from_millis(WIRE_KEEPALIVE_WAIT_MS_MAX))
@@ -85,32 +75,50 @@ pub(super) fn open(endpoint: &Endpoint) -> Result<(Channel, LastWord), ClientErr
         let way = Arc::clone(&way);
         async move { way.connect().await }
     });
-    Ok((settings.connect_with_connector_lazy(connector), last_word))
+    Ok(settings.connect_with_connector_lazy(connector))
 }
 
 /// What a connection reads and writes.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-type Connection = TokioIo<Heard>;
+type Connection = TokioIo<Greeted>;
 
-/// A stream whose errors are heard by whoever asks for the last word.
-struct Heard {
+/// A stream whose other side has said something. A TLS 1.3 server refuses a client's key after the client's handshake, and
+/// HTTP/2 would make a mere cancellation of that. Its server speaks first, too (RFC 9113, section 3.4), so that both are heard
+/// before the connection counts as made.
+struct Greeted {
     stream: Box<dyn Stream>,
-    last_word: LastWord,
+    /// What was heard, for the first who reads.
+    first: Vec<u8>,
 }
 
-impl AsyncRead for Heard {
-    fn poll_read(self: Pinned<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let read = ready!(Pinned::new(&mut this.stream).poll_read(cx, into));
-        if let Err(error) = &read {
-            this.last_word.set(Some(told(error)));
+impl Greeted {
+    async fn by(mut stream: Box<dyn Stream>) -> io::Result<Self> {
+        let mut first = Vec::with_capacity(FIRST_WORD_BYTES);
+        let limit = Duration::from_millis(FIRST_WORD_MS_MAX);
+        match timeout(limit, stream.read_buf(&mut first)).await {
+            Ok(Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(Err(error)) => Err(error),
+            // A server that waits for us has not refused.
+            Ok(Ok(_)) | Err(_) => Ok(Self { stream, first }),
         }
-        Poll::Ready(read)
     }
 }
 
-impl AsyncWrite for Heard {
+impl AsyncRead for Greeted {
+    fn poll_read(self: Pinned<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.first.is_empty() {
+            return Pinned::new(&mut this.stream).poll_read(cx, into);
+        }
+        let rest = this.first.split_off(this.first.len().min(into.remaining()));
+        into.put_slice(&this.first);
+        this.first = rest;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Greeted {
     fn poll_write(self: Pinned<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pinned::new(&mut self.get_mut().stream).poll_write(cx, bytes)
     }
@@ -129,7 +137,6 @@ struct Way {
     dial: Dial,
     clock: SystemClock,
     failed: Mutex<Option<(Millis, String)>>,
-    last_word: LastWord,
 }
 
 enum Dial {
@@ -146,7 +153,7 @@ impl Way {
             }
             Endpoint::Socket(path) => Dial::Socket(path.clone()),
         };
-        Ok(Self { dial, clock: SystemClock::new(), failed: Mutex::new(None), last_word: LastWord::default() })
+        Ok(Self { dial, clock: SystemClock::new(), failed: Mutex::new(None) })
     }
 
     async fn connect(&self) -> io::Result<Connection> {
@@ -155,7 +162,6 @@ impl Way {
         }
         let limit = Duration::from_millis(WIRE_CONNECT_MS_MAX);
         let late = |_| Err(io::Error::other(format!("no connection within {WIRE_CONNECT_MS_MAX} ms")));
-        self.last_word.set(None);
         let made = timeout(limit, self.dial()).await.unwrap_or_else(late);
         let failed = made.as_ref().err().map(|error| (self.clock.now(), told(error)));
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
@@ -170,15 +176,22 @@ impl Way {
     }
 
     async fn dial(&self) -> io::Result<Connection> {
-        let stream: Box<dyn Stream> = match &self.dial {
-            Dial::Socket(path) => Box::new(UnixStream::connect(path).await?),
+        let greeted = match &self.dial {
+            Dial::Socket(path) => {
+                // A node hangs up on users that it does not serve.
+                let refused = "the node takes no administration from this user: admin_uids in its configuration";
+                Greeted::by(Box::new(UnixStream::connect(path).await?)).await.map_err(|error| match error.kind() {
+                    io::ErrorKind::UnexpectedEof => io::Error::other(refused),
+                    _ => error,
+                })
+            }
             Dial::Tls { address, config } => {
                 let tcp = TcpStream::connect(address.as_str()).await?;
                 tcp.set_nodelay(true)?;
                 let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
-                Box::new(TlsConnector::from(Arc::clone(config)).connect(name, tcp).await?)
+                Greeted::by(Box::new(TlsConnector::from(Arc::clone(config)).connect(name, tcp).await?)).await
             }
         };
-        Ok(TokioIo::new(Heard { stream, last_word: self.last_word.clone() }))
+        greeted.map(TokioIo::new)
     }
 }

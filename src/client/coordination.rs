@@ -44,7 +44,7 @@ impl Client {
                 let (client, message) = (self.with(super::Patience::once()), message.clone());
                 async move {
                     let events = call!(client, coordination_client::CoordinationClient::sign, message)?;
-                    finished(&client, events, watch).await
+                    finished(events, watch).await
                 }
             })
             .await
@@ -61,14 +61,10 @@ impl Client {
     }
 }
 
-async fn finished(
-    client: &Client,
-    mut events: Streaming<v1::SignEvent>,
-    watch: &impl Fn(&str),
-) -> Result<Coordinated, ClientError> {
+async fn finished(mut events: Streaming<v1::SignEvent>, watch: &impl Fn(&str)) -> Result<Coordinated, ClientError> {
     use v1::sign_event::Event;
     while let Some(event) = events.next().await {
-        let event = event.map_err(|status| client.failed(&status))?;
+        let event = event.map_err(|status| ClientError::of(&status))?;
         match present("event", event.event)? {
             Event::Progress(line) => watch(&line),
             Event::Finished(end) => {

@@ -5,7 +5,7 @@ use std::future::Future;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
-use super::channel::{Endpoint, LastWord, open};
+use super::channel::{Endpoint, open};
 use super::error::ClientError;
 use super::patience::Patience;
 use super::view::{KeyGroupDetail, KeyGroupInfo, NodeStatus};
@@ -19,7 +19,6 @@ use crate::wire::v1;
 #[derive(Debug, Clone)]
 pub struct Client {
     channel: Channel,
-    last_word: LastWord,
     patience: Patience,
 }
 
@@ -43,8 +42,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Unreachable`] when no TLS configuration can be made of the key.
     pub fn connect(endpoint: &Endpoint) -> Result<Self, ClientError> {
-        let (channel, last_word) = open(endpoint)?;
-        Ok(Self { channel, last_word, patience: Patience::default() })
+        Ok(Self { channel: open(endpoint)?, patience: Patience::default() })
     }
 
     /// The same client with other patience.
@@ -70,17 +68,9 @@ impl Client {
         self.check_size(&message)?;
         let answer = self.patience.insist(|| {
             let made = make(self.channel.clone(), Request::new(message.clone()));
-            async move { made.await.map_err(|status| self.failed(&status)) }
+            async move { made.await.map_err(|status| ClientError::of(&status)) }
         });
         answer.await.map(Response::into_inner)
-    }
-
-    /// What a status says; of a connection that broke, what its reader was told.
-    pub(super) fn failed(&self, status: &Status) -> ClientError {
-        match ClientError::of(status) {
-            ClientError::Unreachable(problem) => ClientError::Unreachable(self.last_word.heard().unwrap_or(problem)),
-            other => other,
-        }
     }
 
     /// Before it leaves: no node would take it.

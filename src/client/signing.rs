@@ -1,8 +1,10 @@
 //! A signature of a key group: coordinated here, or by a node. Either way it counts only when it verifies here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use frostkeep_hsm::entropy;
+use tokio::time::timeout;
 
 use super::agreement::KnownGroup;
 use super::coordination::Coordinated;
@@ -138,9 +140,11 @@ async fn asked(
 ) -> Result<Result<Signed, SigningError>, ClientError> {
     coordinates(node).await?;
     let wait_ms = deadline_ms.saturating_add(FAREWELL_MS);
-    let patience = Patience { call_ms_max: wait_ms, ..Patience::within_ms(wait_ms) };
     let tell = |line: &str| watch(&format!("{}: {line}", node.name));
-    let answer = node.client.with(patience).sign(&group.id(), &subject, deadline_ms, tell).await;
+    let client = node.client.with(Patience::short_ms(wait_ms));
+    let answer = timeout(Duration::from_millis(wait_ms), client.sign(&group.id(), &subject, deadline_ms, tell)).await;
+    let late = |_| Err(ClientError::Unreachable(format!("no answer within {wait_ms} ms")));
+    let answer = answer.unwrap_or_else(late);
     let signed = match answer {
         Ok(signed) => signed,
         Err(error) if passes_by(&error) => return Err(error),
@@ -158,7 +162,7 @@ async fn asked(
 
 /// Refuses unless the node is there and coordinates: a session's whole deadline is too long to find that out.
 async fn coordinates(node: &NodeClient) -> Result<(), ClientError> {
-    let status = node.client.with(Patience::within_ms(REACHED_MS_MAX)).status().await?;
+    let status = node.client.with(Patience::short_ms(REACHED_MS_MAX)).status().await?;
     if status.message.coordination {
         return Ok(());
     }
