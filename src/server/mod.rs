@@ -60,6 +60,7 @@ use self::rosters::Rosters;
 use self::services::Routes;
 use self::shared::{Parts, Shared, Stage};
 use self::socket::SocketDoor;
+use crate::limits::DRIVES_MAX;
 use crate::node::{Node, NodeConfig};
 use crate::reasons::Reason;
 use crate::roster::{Pin, RosterError};
@@ -184,6 +185,11 @@ impl Server {
     /// What was let in and what was not.
     pub fn counters(&self) -> CountersView {
         self.shared.counters.view()
+    }
+
+    /// Sessions that the node drives for its callers now.
+    pub fn drives(&self) -> usize {
+        DRIVES_MAX.saturating_sub(self.shared.drives.available_permits())
     }
 
     /// Whether the node would take fresh work now.
