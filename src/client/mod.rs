@@ -28,6 +28,8 @@ mod port;
 mod read;
 mod signer;
 mod signing;
+#[cfg(test)]
+mod tests;
 pub mod view;
 
 pub use admin::{FreezeReply, RosterReply};

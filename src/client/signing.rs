@@ -1,8 +1,10 @@
 //! A signature of a key group: coordinated here, or by a node. Either way it counts only when it verifies here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use frostkeep_hsm::entropy;
+use tokio::time::timeout;
 
 use super::agreement::KnownGroup;
 use super::coordination::Coordinated;
@@ -18,6 +20,10 @@ use crate::wire::status;
 
 /// The longest that a node which is to coordinate is waited for, milliseconds.
 const REACHED_MS_MAX: u64 = 6_000;
+
+/// The longest that handing the signature over may take, milliseconds: somebody waits for it, and nodes that are away hear of
+/// it from the next who asks them.
+const HANDOVER_MS_MAX: u64 = 3_000;
 
 /// How long beyond its deadline a node that coordinates is waited for, milliseconds: it has to say why there is none.
 const FAREWELL_MS: u64 = 15_000;
@@ -114,7 +120,7 @@ impl Network {
         watch: &(dyn Fn(&str) + Send + Sync),
     ) -> Result<Signed, SigningError> {
         let port = Arc::new(self.port(&group.seats));
-        let config = DriveConfig { deadline_ms, ..DriveConfig::default() };
+        let config = DriveConfig { deadline_ms, handover_ms: HANDOVER_MS_MAX, ..DriveConfig::default() };
         let mut tell = |progress: &coordinator::Progress| watch(&progress.to_string());
         let setting = group.setting(subject);
         let Done { session, signature, unconfirmed } =
@@ -134,9 +140,11 @@ async fn asked(
 ) -> Result<Result<Signed, SigningError>, ClientError> {
     coordinates(node).await?;
     let wait_ms = deadline_ms.saturating_add(FAREWELL_MS);
-    let patience = Patience { call_ms_max: wait_ms, ..Patience::within_ms(wait_ms) };
     let tell = |line: &str| watch(&format!("{}: {line}", node.name));
-    let answer = node.client.with(patience).sign(&group.id(), &subject, deadline_ms, tell).await;
+    let client = node.client.with(Patience::short_ms(wait_ms));
+    let answer = timeout(Duration::from_millis(wait_ms), client.sign(&group.id(), &subject, deadline_ms, tell)).await;
+    let late = |_| Err(ClientError::Unreachable(format!("no answer within {wait_ms} ms")));
+    let answer = answer.unwrap_or_else(late);
     let signed = match answer {
         Ok(signed) => signed,
         Err(error) if passes_by(&error) => return Err(error),
@@ -154,7 +162,7 @@ async fn asked(
 
 /// Refuses unless the node is there and coordinates: a session's whole deadline is too long to find that out.
 async fn coordinates(node: &NodeClient) -> Result<(), ClientError> {
-    let status = node.client.with(Patience::within_ms(REACHED_MS_MAX)).status().await?;
+    let status = node.client.with(Patience::short_ms(REACHED_MS_MAX)).status().await?;
     if status.message.coordination {
         return Ok(());
     }
