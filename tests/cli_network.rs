@@ -683,7 +683,7 @@ async fn a_command_line_gets_its_key_its_line_and_is_let_in_when_the_roster_has_
     assert_eq!(ran.code, 4);
     assert!(ran.stdout.contains("its roster does not name it"), "{}", ran.stdout);
     let roster = std::fs::read_to_string(&net.roster).unwrap();
-    std::fs::write(&net.roster, format!("{roster}\n{}", text(&made["line"]))).unwrap();
+    std::fs::write(&net.roster, format!("{roster}\n{}", text(&made["roster_line"]))).unwrap();
     let socket = net.nodes[0].config.socket.display().to_string();
     assert_eq!(stranger.run(&["roster", "reload", "--socket", &socket]).await.code, 0);
     assert_eq!(stranger.run(&["status"]).await.code, 0);

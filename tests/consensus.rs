@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing)]
 
 mod kit;
+#[allow(dead_code, reason = "the demo uses more of it")]
 #[path = "../examples/demo/spend.rs"]
 mod spend;
 

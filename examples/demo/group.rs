@@ -1,6 +1,6 @@
 //! A key group over the nodes, and its signing sessions round by round, as a coordinator drives them over the network.
 
-use bitcoin::ScriptBuf;
+use bitcoin::{ScriptBuf, XOnlyPublicKey};
 use frostkeep::bitcoin::key_path_script;
 use frostkeep::client::{Client, ClientError, ServedRound};
 use frostkeep::engine::{
@@ -54,9 +54,9 @@ impl Group {
     }
 
     /// The x-only key before any tweak (BIP-341).
-    pub(crate) fn internal_key(&self) -> [u8; 32] {
-        let [_, key @ ..] = *self.id.as_bytes();
-        key
+    pub(crate) fn internal_key(&self) -> Result<XOnlyPublicKey, Failed> {
+        let [_, key @ ..] = self.id.as_bytes();
+        Ok(XOnlyPublicKey::from_slice(key)?)
     }
 
     /// Whether a signature in hex is one of this message, under the output key without a script tree.

@@ -23,7 +23,7 @@ fn rounds(message: &v1::StatusReply) -> u64 {
 /// Signs every input of a spend through the command.
 pub(crate) async fn sign_psbt(desk: &Desk, group: &Group, spend: &Spend, name: &str) -> Result<Ran, Failed> {
     let file = desk.directory.join(format!("{name}.psbt"));
-    tokio::fs::write(&file, spend.psbt(&group.internal_key())?).await?;
+    tokio::fs::write(&file, spend.psbt(group.internal_key()?)?).await?;
     let (id, file) = (group.id().to_string(), file.display().to_string());
     desk.run(&["sign", "--key-group", &id, "--psbt", &file, "--finalize"]).await
 }

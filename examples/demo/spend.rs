@@ -1,6 +1,5 @@
 //! Transactions that spend the group's outputs, and Bitcoin Core's script engine as their judge.
 
-use crate::Failed;
 use bitcoin::absolute::LockTime;
 use bitcoin::hashes::Hash;
 use bitcoin::transaction::Version;
@@ -78,11 +77,11 @@ impl Spend {
     }
 
     /// As a PSBT of inputs whose internal key (BIP-371) is the group's, binary.
-    pub(crate) fn psbt(&self, internal_key: &[u8; 32]) -> Result<Vec<u8>, Failed> {
+    pub(crate) fn psbt(&self, internal_key: XOnlyPublicKey) -> Result<Vec<u8>, bitcoin::psbt::Error> {
         let mut psbt = Psbt::from_unsigned_tx(self.transaction.clone())?;
         for (input, prevout) in psbt.inputs.iter_mut().zip(&self.prevouts) {
             input.witness_utxo = Some(prevout.clone());
-            input.tap_internal_key = Some(XOnlyPublicKey::from_slice(internal_key)?);
+            input.tap_internal_key = Some(internal_key);
         }
         Ok(psbt.serialize())
     }

@@ -79,7 +79,7 @@ impl World {
         let path = file.display().to_string();
         arguments.push(&path);
         arguments.extend(roles.iter().flat_map(|role| ["--role", role]));
-        let client_line = text(&tool.answer(&arguments).await?, "line")?.to_owned();
+        let client_line = text(&tool.answer(&arguments).await?, "roster_line")?.to_owned();
         let key = Arc::new(TlsKey::read(&file)?);
         Ok(Self { liar: None, nodes: Vec::new(), tool, key, client_line, directory })
     }

@@ -82,7 +82,7 @@ fn init(args: InitArgs, out: &Output) -> Result<(), CliError> {
         pin: line.pin.to_string(),
         roles,
         key: args.key.display().to_string(),
-        line: text,
+        roster_line: text,
     })
 }
 
@@ -92,11 +92,11 @@ struct Made {
     pin: String,
     roles: Vec<&'static str>,
     key: String,
-    line: String,
+    roster_line: String,
 }
 
 impl fmt::Display for Made {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.line)
+        f.write_str(&self.roster_line)
     }
 }
