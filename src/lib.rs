@@ -26,8 +26,10 @@
 //! | [`coordinator`] | drives signing sessions over the members' nodes, sans-io, with a driver; nothing on disk |
 //! | [`wire`] | the messages that travel between nodes, and their way from and to the engine's types |
 //! | [`roster`] | who is who between nodes: addresses, identities, pins, roles |
-//! | [`tls`] | TLS 1.3 with pinned keys and nothing else to trust: keys, their files, the two verifiers |
+//! | [`tls`] | TLS 1.3 with pinned keys: keys, certificates, the two verifiers |
+//! | [`client`] | calls nodes: typed, repeated safely; every node of a roster, for the drivers of signing and key generation |
 //! | [`node`] | wires a state directory, a key provider and an engine together |
+//! | [`server`] | a node as a server: gRPC over TLS and over a Unix socket, who may call what, limits, graceful stop |
 //! | [`hsm`] | the key provider: a crate of its own, which knows the token and not FROST |
 //! | [`cli`], [`process`] | the command; hardening of its process |
 //! | [`manual`] | threat model, store format, outage behaviour, operations, decisions |
@@ -57,6 +59,7 @@
 pub mod bitcoin;
 pub mod ceremony;
 pub mod cli;
+pub mod client;
 pub mod coordinator;
 pub mod engine;
 pub mod frost;
@@ -72,6 +75,7 @@ pub mod process;
 pub mod reasons;
 pub mod roast;
 pub mod roster;
+pub mod server;
 pub mod store;
 pub mod tls;
 pub mod wire;

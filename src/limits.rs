@@ -148,6 +148,82 @@ pub const REPLY_WAIT_MS_MAX: u64 = 60_000;
 /// The longest that a freeze waits for its deny file, milliseconds: a hung sync must not hold the answer.
 pub const DENY_FILE_WAIT_MS_MAX: u64 = 2_000;
 
+/// A day, milliseconds.
+pub const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
+
+/// A node's configuration file, bytes. A tightening with every destination that a policy may list is in the middle of it.
+pub const SERVER_CONFIG_BYTES_MAX: u64 = 1 << 20;
+
+/// The path of a Unix socket, bytes: `sun_path` of Linux without its end.
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+/// Connections over the network, by default. Every node and client of a large group has several.
+pub const CONNECTIONS_MAX: u64 = 256;
+
+/// Connections of one client key, by default: no single caller takes all.
+pub const CONNECTIONS_PER_PIN_MAX: u64 = 32;
+
+/// TLS handshakes under way, by default: strangers can hold these, and the other connections stay for those who are known.
+pub const HANDSHAKES_MAX: u64 = 64;
+
+/// The longest that a TLS handshake may take, milliseconds, by default.
+pub const HANDSHAKE_MS_MAX: u64 = 5_000;
+
+/// Connections of the Unix socket, by default.
+pub const SOCKET_CONNECTIONS_MAX: u64 = 32;
+
+/// Calls under way on one connection, by default.
+pub const CALLS_PER_CONNECTION_MAX: u64 = 128;
+
+/// Calls under way in all, by default.
+pub const CALLS_MAX: u64 = 1_024;
+
+/// Requests that are being read or worked on, and long replies that wait to be read, bytes in all, by default: 32 of the
+/// largest.
+pub const BUFFERED_BYTES_MAX: u64 = 128 << 20;
+
+/// The longest that the body of a request may take to come, milliseconds, by default.
+pub const REQUEST_BODY_MS_MAX: u64 = 10_000;
+
+/// The longest that a caller may take to read its reply, milliseconds, by default.
+pub const REPLY_READ_MS_MAX: u64 = 30_000;
+
+/// Headers of one request, bytes, by default: what HTTP/2 libraries take as theirs.
+pub const HEADER_LIST_BYTES_MAX: u64 = 16 << 10;
+
+/// Silence after which a connection is asked whether it lives, milliseconds, by default.
+pub const PING_INTERVAL_MS: u64 = 20_000;
+
+/// The longest that it may take to say so, milliseconds, by default.
+pub const PING_TIMEOUT_MS: u64 = 10_000;
+
+/// The longest that a stopping node waits for the calls under way, milliseconds, by default.
+pub const STOP_MS_MAX: u64 = 30_000;
+
+/// What a caller may send on one stream before it is read, bytes.
+pub const STREAM_WINDOW_BYTES: u32 = 64 << 10;
+
+/// The same on one connection: 256 connections hold 64 MiB.
+pub const CONNECTION_WINDOW_BYTES: u32 = 256 << 10;
+
+/// What HTTP/2 buffers of one reply before its caller reads, bytes. A share fits many times.
+pub const SEND_BUFFER_BYTES_MAX: usize = 16 << 10;
+
+/// Streams that a caller opened and reset, and that wait to be accepted: more is an attack (CVE-2023-44487).
+pub const RESET_STREAMS_PENDING_MAX: usize = 32;
+
+/// Sessions that one node drives for its callers at one time: each asks every member of its key group.
+pub const DRIVES_MAX: usize = 64;
+
+/// Lines of progress that wait for the caller of a session to read them; more are left out.
+pub const SIGN_EVENTS_MAX: usize = 64;
+
+/// Nodes that a pre-flight asks at one time.
+pub const PREFLIGHT_DIALS_MAX: usize = 16;
+
+/// The longest that a pre-flight waits for one node, milliseconds: its driver waits longer for all of them.
+pub const PREFLIGHT_PEER_MS_MAX: u64 = 5_000;
+
 /// Approved transactions of one key group.
 pub const APPROVALS_MAX: usize = 65_536;
 
@@ -195,6 +271,19 @@ pub const ASKS_MAX: usize = 2 * MEMBERS_MAX;
 
 /// One message of the network interface, bytes: a chain of evidence of 64 steps, a PSBT, a finalisation of 255 shares fit.
 pub const WIRE_MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Sessions that a command line coordinates at one time: the inputs of one transaction.
+pub const SESSIONS_AT_ONCE_MAX: usize = 16;
+
+/// The longest that a client waits for a connection and its handshake, milliseconds.
+pub const WIRE_CONNECT_MS_MAX: u64 = 5_000;
+
+/// How often a client asks a silent connection whether it stands, milliseconds: a node that is gone without a word, or that
+/// hangs, is found out by it.
+pub const WIRE_KEEPALIVE_MS: u64 = 10_000;
+
+/// The longest that it waits for the answer to that, milliseconds.
+pub const WIRE_KEEPALIVE_WAIT_MS_MAX: u64 = 10_000;
 
 /// Text for people in a refusal as it travels, bytes: gRPC puts it into a header, and headers are bounded.
 pub const WIRE_PROBLEM_BYTES_MAX: usize = 1_024;

@@ -7,7 +7,7 @@
 //! ```
 
 use std::path::PathBuf;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -95,7 +95,7 @@ pub struct Node {
     deny: Arc<DenyFiles>,
     config: NodeConfig,
     stop: mpsc::Sender<()>,
-    thread: Option<JoinHandle<Option<Status>>>,
+    thread: Mutex<Option<JoinHandle<Option<Status>>>>,
 }
 
 /// Makes an empty state directory, sealed under the provider's key. Its node identity is made by the first start.
@@ -137,7 +137,7 @@ impl Node {
             .name("node".into())
             .spawn(move || warden.run(opening))
             .map_err(|error| OpenError::Io { what: format!("no thread for the node: {error}") })?;
-        Ok(Self { phase, gates, deny, config, stop, thread: Some(thread) })
+        Ok(Self { phase, gates, deny, config, stop, thread: Mutex::new(Some(thread)) })
     }
 
     /// Where the node stands.
@@ -193,15 +193,13 @@ impl Node {
         }
     }
 
-    /// Stops: writes what can be written, closes the state, ends the threads. Returns the last status of an open state.
-    pub fn stop(mut self) -> Option<Status> {
-        self.end()
-    }
-
-    fn end(&mut self) -> Option<Status> {
+    /// Stops: writes what can be written, closes the state, ends the threads. Returns the last status of an open state. What is
+    /// asked of the node afterwards is refused.
+    pub fn stop(&self) -> Option<Status> {
         // The thread may have ended by itself: then nobody listens.
         let _ = self.stop.send(());
-        let ended = self.thread.take()?.join();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let ended = thread?.join();
         ended.unwrap_or_else(|_| {
             tracing::error!("the node's thread panicked");
             None
@@ -211,7 +209,7 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.end();
+        self.stop();
     }
 }
 

@@ -26,7 +26,7 @@ use frostkeep::coordinator::{
 };
 use frostkeep::engine::{
     Caller, CommitRequest, Engine, EngineConfig, FinalizeRequest, RoundReply, SessionRequest, SignRequest, Subject,
-    VoteRequest,
+    VoteRequest, trial_session, trial_subject,
 };
 use frostkeep::frost::Nonces;
 use frostkeep::hsm::entropy;
@@ -368,6 +368,47 @@ async fn a_refusal_that_waiting_does_not_change_ends_the_run_with_its_reason() {
         matches!(hindrance, Hindrance::Refused { reason: frostkeep::reasons::Reason::MessageNotApproved, .. })
     };
     assert!(members.iter().filter(|(_, hindrance)| refused(hindrance)).count() >= 2, "{members:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trial_message_is_signed_in_trial_sessions_under_the_policy_that_allows_nothing_whoever_drives() {
+    for attempts in [AttemptPolicy::Roast, AttemptPolicy::Evidence] {
+        let policy = frostkeep::policy::SigningPolicy::default();
+        let cluster = Cluster::new(Plan { attempts, policy, ..Plan::two_of_three(Kind::Scripted) }).await;
+        let certificate = cluster.confirmed.certificate();
+        let (first, subject) = trial_subject(&cluster.key_group, &certificate.ceremony());
+        let of = |subject: Subject| {
+            let (group, seats) = (certificate.group().clone(), certificate.seats().clone());
+            Setting::new(group, seats, session_id(&subject, 0), subject).of_ceremony(certificate.ceremony())
+        };
+        let setting = of(subject);
+        *SETTING.lock().unwrap() = Some(setting.clone());
+        // The first trial was aborted by two of its members.
+        let port = Arc::new(EnginePort::of(&cluster));
+        let included = [member(1), member(2)];
+        let package = cluster.package(&first, &subject, &included);
+        for seat in included {
+            let request = cluster.request(&first, &subject, 1, &package, seat);
+            let engine = cluster.engine_of(seat);
+            let selected = cluster.context(&first, &subject, 1, &included).coordinator();
+            let caller = coordinator_as(certificate.seats()[&selected]);
+            engine.start_sign_round(&caller, &request, |_: &RoundReply| ()).await.unwrap();
+            engine.abort_session(&coordinator(), &cluster.session_request(&first)).await.unwrap();
+        }
+        let mut watch = |_: &Progress| {};
+        let mut entropy = entropy::os();
+        let done = match attempts {
+            AttemptPolicy::Roast => sign(&port, &setting, &quick(), &mut entropy, &mut watch).await,
+            AttemptPolicy::Evidence => {
+                sign_by_evidence(&port, &setting, &BTreeSet::new(), &quick(), &mut entropy, &mut watch).await
+            }
+        };
+        let done = done.unwrap();
+        assert_eq!(Some(done.session), trial_session(&certificate.ceremony(), 1), "{attempts}");
+        setting.group().verify(subject.message, None, &done.signature).unwrap();
+        // Any other message is named by itself, and refused.
+        assert_eq!(of(kit::subject(1)).tries()[0], session_id(&kit::subject(1), 0));
+    }
 }
 
 async fn evidence_cluster(timeout_ms: u64) -> (Cluster, Setting, Arc<EnginePort>) {

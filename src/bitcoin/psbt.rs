@@ -21,6 +21,7 @@ mod error;
 mod field;
 mod finalize;
 mod group;
+mod make;
 mod signature;
 
 pub use error::{InputField, Lack, Lacking, PsbtError};
@@ -99,8 +100,13 @@ impl PsbtFile {
     pub fn to_bytes(&self) -> Vec<u8> {
         match self.form {
             Form::Binary => self.to_binary(),
-            Form::Base64 => STANDARD.encode(self.to_binary()).into_bytes(),
+            Form::Base64 => self.to_base64().into_bytes(),
         }
+    }
+
+    /// In base64, however it came.
+    pub fn to_base64(&self) -> String {
+        STANDARD.encode(self.to_binary())
     }
 
     /// In binary, however it came.

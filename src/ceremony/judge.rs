@@ -101,6 +101,9 @@ impl Judge {
             PortError::Unreachable(problem) => {
                 return vec![Finding::Absent { node, step, problem: problem.clone() }];
             }
+            PortError::Nonsense(problem) => {
+                return vec![Finding::WrongAnswer { node, step, problem: problem.clone() }];
+            }
             PortError::Refused(refused) => refused,
         };
         if !refused.faults.is_empty() {

@@ -1,4 +1,4 @@
-//! The port to one node: what the driver asks of it, and the two ways in which it does not get it.
+//! The port to one node: what the driver asks of it, and the ways in which it does not get it.
 
 use std::error::Error;
 use std::future::Future;
@@ -44,22 +44,30 @@ pub enum PortError {
     /// It did not answer. It may have done it all the same.
     #[error("unreachable: {0}")]
     Unreachable(String),
+    /// It answered what is no answer.
+    #[error("answer without sense: {0}")]
+    Nonsense(String),
 }
 
 impl PortError {
-    /// The stable reason; none when there was no answer.
+    /// The stable reason of a refusal.
     pub fn reason(&self) -> Option<Reason> {
         match self {
             Self::Refused(refused) => Some(refused.reason),
-            Self::Unreachable(_) => None,
+            Self::Unreachable(_) | Self::Nonsense(_) => None,
         }
     }
 
     /// Whether the same call can pass a little later: no answer, an outage, a full registry.
     pub(super) fn passes_later(&self) -> bool {
-        self.reason().is_none_or(|reason| {
-            reason.retry() == Retry::AfterOutage || matches!(reason, Reason::Busy | Reason::CapacityExceeded)
-        })
+        match self {
+            Self::Unreachable(_) => true,
+            Self::Nonsense(_) => false,
+            Self::Refused(refused) => {
+                refused.reason.retry() == Retry::AfterOutage
+                    || matches!(refused.reason, Reason::Busy | Reason::CapacityExceeded | Reason::Stopping)
+            }
+        }
     }
 }
 

@@ -75,6 +75,8 @@ enum Failure {
         problem: String,
         cause: Option<String>,
         hint: Option<String>,
+        /// For machines: what the problem says, field by field.
+        details: Option<serde_json::Value>,
     },
 }
 
@@ -87,6 +89,7 @@ impl CliError {
             problem: problem.into(),
             cause: None,
             hint: Some(reason.retry().advice().to_owned()),
+            details: None,
         }))
     }
 
@@ -101,7 +104,7 @@ impl CliError {
     }
 
     fn without_reason(exit: Exit, problem: String) -> Self {
-        Self(Box::new(Failure::Problem { exit, reason: None, problem, cause: None, hint: None }))
+        Self(Box::new(Failure::Problem { exit, reason: None, problem, cause: None, hint: None, details: None }))
     }
 
     /// Says what to do next, in place of the reason's advice.
@@ -109,6 +112,15 @@ impl CliError {
     pub fn with_hint(mut self, text: impl Into<String>) -> Self {
         if let Failure::Problem { hint, .. } = &mut *self.0 {
             *hint = Some(text.into());
+        }
+        self
+    }
+
+    /// Adds what machines read of the problem, field by field.
+    #[must_use]
+    pub fn with_details(mut self, value: serde_json::Value) -> Self {
+        if let Failure::Problem { details, .. } = &mut *self.0 {
+            *details = Some(value);
         }
         self
     }
@@ -148,11 +160,11 @@ impl CliError {
 
     /// Prints the error and gives the exit code. An error of the printing itself has nowhere to go.
     pub(super) fn report(self, errors: &Output) -> Exit {
-        let Failure::Problem { exit, reason, problem, cause, hint } = *self.0 else {
+        let Failure::Problem { exit, reason, problem, cause, hint, details } = *self.0 else {
             return Exit::Done;
         };
         if errors.is_json() {
-            let shown = Shown { reason: reason.map(Reason::name), exit: exit as u8, problem, cause, hint };
+            let shown = Shown { reason: reason.map(Reason::name), exit: exit as u8, problem, cause, hint, details };
             let _ = errors.object(&Wrapper { error: shown });
             return exit;
         }
@@ -181,6 +193,8 @@ struct Shown {
     cause: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<serde_json::Value>,
 }
 
 #[cfg(test)]

@@ -4,18 +4,37 @@
 //! a `mod` line, a variant of `Verb`, and an arm of `dispatch`. A verb that is not for people carries `#[command(hide = true)]`.
 
 pub mod attempt;
+mod chain;
+pub mod client;
+pub mod completions;
 mod error;
+pub mod freeze;
 pub mod hardening;
+pub mod identity;
+pub mod identity_replace;
+pub mod init;
+pub mod keygen;
+pub mod keygroup;
 mod output;
+pub mod policy;
+mod progress;
+pub mod reach;
 pub mod reasons;
+pub mod roster;
+pub mod serve;
+pub mod session;
+pub mod sign;
+pub mod status;
+mod table;
 pub mod token;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+pub use chain::BitcoinNetwork;
 pub use error::{CliError, Exit};
 pub use output::{Colour, Output};
 
@@ -42,6 +61,42 @@ enum Verb {
     /// The token that seals a node's state: its key, its latch.
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Make a node: its sealed state, its keys, its line for the roster
+    Init(init::Args),
+    /// Run a node
+    Serve(serve::Args),
+    /// Print a node's line for the roster, or its certificate
+    Identity(identity::IdentityArgs),
+    /// The TLS key of a command line
+    #[command(subcommand)]
+    Client(client::ClientCommand),
+    /// Make a key: every node of the roster takes part, nobody ever holds it
+    Keygen(keygen::Args),
+    /// Sign a message, a PSBT or a transaction
+    Sign(sign::Args),
+    /// How the nodes stand
+    Status(status::Args),
+    /// Key groups: what they are, where they stand, their end
+    #[command(subcommand, name = "keygroup")]
+    KeyGroup(keygroup::KeyGroupCommand),
+    /// Stop every release of a key group at once
+    Freeze(freeze::FreezeArgs),
+    /// Lift freezes of a key group
+    Thaw(freeze::ThawArgs),
+    /// What a key group may sign
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// The roster: who is who between nodes
+    #[command(subcommand)]
+    Roster(roster::RosterCommand),
+    /// Sessions
+    #[command(subcommand)]
+    Session(session::SessionCommand),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Man(completions::ManArgs),
     /// Show what the system granted of the process hardening, to a process started like this one.
     Hardening(hardening::Args),
 }
@@ -56,6 +111,21 @@ fn dispatch(verb: Verb, hardening: &Hardening, out: &Output) -> Result<(), CliEr
         }
         Verb::Reasons(args) => reasons::run(args, out),
         Verb::Token(command) => token::run(&command, out),
+        Verb::Init(args) => init::run(args, out),
+        Verb::Serve(args) => serve::run(&args, hardening, out),
+        Verb::Identity(args) => identity::run(args, out),
+        Verb::Client(command) => client::run(command, out),
+        Verb::Keygen(args) => keygen::run(args, out),
+        Verb::Sign(args) => sign::run(args, out),
+        Verb::Status(args) => status::run(args, out),
+        Verb::KeyGroup(command) => keygroup::run(command, out),
+        Verb::Freeze(args) => freeze::freeze(args, out),
+        Verb::Thaw(args) => freeze::thaw(args, out),
+        Verb::Policy(command) => policy::run(command, out),
+        Verb::Roster(command) => roster::run(command, out),
+        Verb::Session(command) => session::run(command, out),
+        Verb::Completions(args) => completions::completions(&args, Cli::command(), out),
+        Verb::Man(args) => completions::man(&args, Cli::command(), out),
     }
 }
 
@@ -90,8 +160,6 @@ fn parse(arguments: Vec<OsString>, out: &Output) -> Result<Option<Verb>, CliErro
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -11,7 +11,7 @@
 //! - [`roast`]: the machine of the policy `roast`, without a clock
 //! - [`evidence`]: the machine of the policy `evidence`, RFC-21's order
 //! - [`port`]: the way to the members' nodes, as a trait
-//! - [`mod@drive`]: runs a machine over a port to the end of its session
+//! - [`mod@drive`]: runs a machine over a port to the end of its session; `told` says for people how it goes
 //!
 //! A member is who the channel says, never who a payload names. Nothing that a member sends makes a machine panic, and no
 //! honest member is blamed, whatever is lost, repeated, reordered or restarted.
@@ -23,6 +23,7 @@ pub mod evidence;
 pub mod port;
 pub mod roast;
 pub mod setting;
+mod told;
 
 pub use ask::{Ask, Effect, Event, Hindrance, Machine, Progress, RoundAsk};
 pub use blame::{Blame, Fault};

@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::engine::Subject;
 use crate::engine::advance::{Facts, Oracle};
+use crate::engine::{Subject, trial_session, trial_subject};
 use crate::frost::{GroupKey, Signature, SigningPackage};
 use crate::hash::Framed;
 use crate::identity::IdentityKey;
-use crate::ids::{KeyGroupId, Member, RoundId, SessionId, to_hex};
-use crate::limits::SESSION_TRIES_MAX;
+use crate::ids::{CeremonyId, KeyGroupId, Member, RoundId, SessionId, to_hex};
+use crate::limits::{SESSION_TRIES_MAX, TRIALS_MAX};
 use crate::roast::{
-    AttemptBinding, AttemptContext, AttemptContextParts, ContextError, EvidenceOracle, RoundBinding, SignedRound,
-    Transition, TransitionError, evidence, round_signature_message,
+    AttemptBinding, AttemptContext, AttemptContextParts, ContextError, EvidenceOracle, RoundBinding, ShareVerdict,
+    SignedRound, Transition, TransitionError, evidence, round_signature_message,
 };
 
 const SESSION_ID_DOMAIN: &str = "frostkeep/session-id/v1";
@@ -27,18 +27,14 @@ pub fn session_id(subject: &Subject, try_number: u32) -> SessionId {
     SessionId::new(&format!("{digits}-{try_number}")).expect("hex digits, a dash and a number are a session id")
 }
 
-/// The sessions of a subject, the lowest try first.
-pub fn session_tries(subject: &Subject) -> impl Iterator<Item = SessionId> {
-    let subject = *subject;
-    (0..SESSION_TRIES_MAX).map(move |number| session_id(&subject, number))
-}
-
 /// One session of one key group, with the public facts of the group's certificate. Cheap to clone.
 #[derive(Clone)]
 pub struct Setting {
     facts: Facts,
     session: SessionId,
     subject: Subject,
+    /// The ceremony whose trial message the subject is.
+    trial: Option<CeremonyId>,
 }
 
 impl Setting {
@@ -50,7 +46,23 @@ impl Setting {
         subject: Subject,
     ) -> Self {
         let facts = Facts { key_group: group.id(), group_key: Arc::new(group), identities: Arc::new(identities) };
-        Self { facts, session, subject }
+        Self { facts, session, subject, trial: None }
+    }
+
+    /// The same for a key group that came out of `ceremony`: if the subject is its trial message, the tries are the trial
+    /// sessions, the only ones in which every policy lets it pass.
+    #[must_use]
+    pub fn of_ceremony(self, ceremony: CeremonyId) -> Self {
+        let (_, subject) = trial_subject(&self.facts.key_group, &ceremony);
+        Self { trial: (self.subject == subject).then_some(ceremony), ..self }
+    }
+
+    /// The sessions of the subject, the lowest try first.
+    pub fn tries(&self) -> Vec<SessionId> {
+        match &self.trial {
+            Some(ceremony) => (0..TRIALS_MAX).filter_map(|number| trial_session(ceremony, number)).collect(),
+            None => (0..SESSION_TRIES_MAX).map(|number| session_id(&self.subject, number)).collect(),
+        }
     }
 
     /// The same key group and subject in another session.
@@ -150,6 +162,11 @@ impl Setting {
         let id = self.round_binding(context, member).round_id(&round.package);
         let message = round_signature_message(&id, member, &round.share);
         self.facts.genuine(member, &message, &round.round_signature)
+    }
+
+    /// Whether this answer proves its member's fault: its identity signed it, and its share does not verify.
+    pub fn proves_fault(&self, round: &SignedRound) -> bool {
+        self.facts.verdict(&self.session, &self.subject, round) == ShareVerdict::Invalid
     }
 
     /// Whether the voter's identity signed this vote.

@@ -29,6 +29,7 @@ use std::io::Read;
 use std::path::Path;
 
 pub use error::{Place, RosterError};
+pub(crate) use parse::{check_address, check_name};
 pub use pin::Pin;
 
 use crate::engine::{Caller, Role};

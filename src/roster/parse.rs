@@ -155,7 +155,7 @@ fn client_line(text: &str, client: &ClientText, given: &mut Given) -> Result<Cli
 }
 
 /// Names stand in logs and commands.
-fn check_name(name: &str) -> Result<(), String> {
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > ROSTER_NAME_BYTES_MAX {
         return Err(format!("a name of {} bytes: 1 to {ROSTER_NAME_BYTES_MAX} are allowed", name.len()));
     }
@@ -165,7 +165,7 @@ fn check_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn check_address(address: &str) -> Result<(), String> {
+pub(crate) fn check_address(address: &str) -> Result<(), String> {
     if address.len() > ADDRESS_BYTES_MAX {
         return Err(format!("an address of {} bytes: at most {ADDRESS_BYTES_MAX} are allowed", address.len()));
     }

@@ -87,6 +87,14 @@ fn unlink(path: &Path) -> io::Result<()> {
     std::fs::remove_file(path)
 }
 
+/// Removes the name of a Unix socket. It holds nothing, so nothing is synced.
+///
+/// # Errors
+/// What the system says.
+pub fn remove_socket(path: &Path) -> io::Result<()> {
+    unlink(path)
+}
+
 /// Removes files, then syncs their directory. One that is gone already is no error.
 pub(in crate::store) fn remove(directory: &Path, names: &[PathBuf]) -> io::Result<()> {
     for name in names {

@@ -22,6 +22,14 @@ pub fn status(reason: Reason, problem: impl Into<String>) -> Status {
     built(reason, problem.into(), HashMap::new(), None)
 }
 
+/// The status of a state that is not open because of an outage: nothing is served then.
+pub fn sealed_status(problem: impl Into<String>, outage: &Outage, now: Millis) -> Status {
+    let mut note = Note::default();
+    note.outage(outage, now);
+    note.metadata.remove("durable_served");
+    built(Reason::KeyProviderUnavailable, problem.into(), note.metadata, note.retry_ms)
+}
+
 /// The status of a refusal.
 pub fn refusal_status(refusal: &Refusal) -> Status {
     let mut note = Note::default();

@@ -104,8 +104,8 @@ impl PsbtFile {
 }
 
 /// The keys of a key group: computed here with libsecp256k1, not by the room that signs.
-struct GroupKeys {
-    internal: XOnlyPublicKey,
+pub(super) struct GroupKeys {
+    pub(super) internal: XOnlyPublicKey,
     rootless: [u8; 32],
 }
 
@@ -116,7 +116,7 @@ struct OwnOutput {
 }
 
 impl GroupKeys {
-    fn of(key_group: &KeyGroupId) -> Result<Self, PsbtError> {
+    pub(super) fn of(key_group: &KeyGroupId) -> Result<Self, PsbtError> {
         let [_, x_only @ ..] = key_group.as_bytes();
         let internal = XOnlyPublicKey::from_slice(x_only).map_err(|_| PsbtError::KeyGroup { key_group: *key_group })?;
         Ok(Self { rootless: tweaked(&internal, None), internal })
@@ -146,7 +146,7 @@ impl GroupKeys {
 }
 
 /// The output key of an internal key (BIP-341).
-fn tweaked(internal: &XOnlyPublicKey, root: Option<&MerkleRoot>) -> [u8; 32] {
+pub(super) fn tweaked(internal: &XOnlyPublicKey, root: Option<&MerkleRoot>) -> [u8; 32] {
     let root = root.map(|root| TapNodeHash::from_byte_array(*root.as_bytes()));
     let (key, _) = internal.tap_tweak(&SECP, root);
     key.to_x_only_public_key().serialize()

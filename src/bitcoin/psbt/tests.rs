@@ -193,6 +193,21 @@ fn an_unchanged_psbt_goes_back_as_it_came() {
 }
 
 #[test]
+fn a_psbt_made_of_a_transaction_names_the_inputs_of_the_group_under_the_roots_given() {
+    let transaction = file(&psbt()).transaction;
+    let inputs = |roots: &[MerkleRoot]| {
+        let made = PsbtFile::of_transaction(transaction.clone(), &Holder::group().id(), roots).unwrap();
+        assert_eq!(made.transaction(), &transaction);
+        assert_eq!(PsbtFile::parse(&made.to_bytes()).unwrap(), made);
+        let own = made.group_inputs(&Holder::group().id()).unwrap();
+        own.iter().map(|own| (own.input, own.root, own.flag)).collect::<Vec<_>>()
+    };
+    let plain = (PLAIN, None, SighashFlag::Default);
+    assert_eq!(inputs(&[]), [plain]);
+    assert_eq!(inputs(&[MerkleRoot::new([8; 32]), ROOT]), [plain, (ROOTED, Some(ROOT), SighashFlag::Default)]);
+}
+
+#[test]
 fn own_inputs_are_found_with_root_flag_and_message_and_foreign_ones_are_not() {
     let file = file(&psbt());
     let expected = |input, root: Option<MerkleRoot>, flag: SighashFlag| GroupInput {
