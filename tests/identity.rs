@@ -458,9 +458,15 @@ async fn votes_count_under_the_identity_in_force() {
     drive(step(&room.heir)).await.unwrap();
 }
 
-/// The chain is verified off the lock; what it proved is used only while the same identities are in force.
-#[tokio::test(flavor = "multi_thread")]
-async fn evidence_that_was_judged_before_a_replacement_is_judged_again_after_it() {
+/// The chain is verified off the lock; what it proved is used only while the same identities are in force. One thread verifies,
+/// and the test holds it until the replacement is durable.
+#[test]
+fn evidence_that_was_judged_before_a_replacement_is_judged_again_after_it() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(1).enable_all().build();
+    runtime.unwrap().block_on(judged_again());
+}
+
+async fn judged_again() {
     let mut room = Room::new().await;
     let other = room.cluster.nodes[1].engine();
     let mut bench = room.cluster.nodes[0].open_by_hand();
@@ -500,7 +506,9 @@ async fn evidence_that_was_judged_before_a_replacement_is_judged_again_after_it(
     };
     let driver = room.cluster.driver(&two);
 
-    // The first look hands the chain to a thread that verifies it by the identities of now.
+    // The first look hands the chain over, to be verified by the identities of now.
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    let holding = tokio::task::spawn_blocking(move || held.recv());
     let mut advance = Box::pin(engine.start_sign_round(&driver, &request, RoundReply::clone));
     assert!(looked_at(&mut advance).is_pending());
     let (admin_engine, key_group, identity) = (engine.clone(), room.key_group(), room.new_identity());
@@ -510,6 +518,8 @@ async fn evidence_that_was_judged_before_a_replacement_is_judged_again_after_it(
     )
     .await
     .unwrap();
+    release.send(()).unwrap();
+    holding.await.unwrap().unwrap();
     let refused = tokio::time::timeout(Duration::from_secs(20), advance).await.unwrap();
     assert_eq!(reason(refused), Reason::AttemptTransitionUnauthorized);
 }
