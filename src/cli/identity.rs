@@ -80,7 +80,7 @@ fn running(config: &ServerConfig) -> Result<Option<NodeLine>, CliError> {
     let work = async {
         let client = Client::connect(&Endpoint::Socket(config.socket.clone()));
         let Ok(client) = client else { return Ok(None) };
-        let status = client.with(Patience::within_ms(ASK_MS_MAX)).status().await;
+        let status = client.with(Patience::short_ms(ASK_MS_MAX)).status().await;
         Ok(status.ok().and_then(|status| Some((status.identity?, status.serving_pin, status.client_pin?))))
     };
     let Some((identity, serving_pin, client_pin)) = block_on(work, "nothing was changed")? else { return Ok(None) };

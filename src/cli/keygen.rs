@@ -140,11 +140,12 @@ async fn generate(
         None => SigningPolicy::standard(),
     };
     let parameters = parameters(network, threshold, args.policy.into(), &signing_policy)?;
-    for left in unfinished::find(network).await {
-        if !left.is_of(&parameters) {
-            reporter.note(&format!("{left}: `frostkeep keygen --resume {}` completes it", left.ceremony));
-            continue;
-        }
+    let (same, others): (Vec<Unfinished>, Vec<Unfinished>) =
+        unfinished::find(network).await.into_iter().partition(|left| left.is_of(&parameters));
+    for left in others {
+        reporter.note(&format!("{left}: `frostkeep keygen --resume {}` completes it", left.ceremony));
+    }
+    for left in same {
         reporter.note(&format!("{left}, with the same parameters: it is completed first"));
         match driver.resume(left.ceremony).await {
             Ok(confirmed) => return Ok(confirmed),

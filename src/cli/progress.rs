@@ -14,8 +14,12 @@ pub(super) struct Reporter {
 
 enum Form {
     Silent,
-    Lines,
-    Terminal { all: MultiProgress, lines: Mutex<BTreeMap<String, ProgressBar>> },
+    /// The last line of each, so that what repeats itself is said once.
+    Lines(Mutex<BTreeMap<String, String>>),
+    Terminal {
+        all: MultiProgress,
+        lines: Mutex<BTreeMap<String, ProgressBar>>,
+    },
 }
 
 impl Reporter {
@@ -26,7 +30,7 @@ impl Reporter {
         } else if std::io::stderr().is_terminal() {
             Form::Terminal { all: MultiProgress::new(), lines: Mutex::default() }
         } else {
-            Form::Lines
+            Form::Lines(Mutex::default())
         };
         Self { form }
     }
@@ -35,7 +39,12 @@ impl Reporter {
     pub(super) fn at(&self, who: &str, what: &str) {
         match &self.form {
             Form::Silent => {}
-            Form::Lines => print(&format!("{who}: {what}")),
+            Form::Lines(last) => {
+                let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+                if last.insert(who.to_owned(), what.to_owned()).as_deref() != Some(what) {
+                    print(&format!("{who}: {what}"));
+                }
+            }
             Form::Terminal { all, lines } => {
                 let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
                 let line = lines.entry(who.to_owned()).or_insert_with(|| spinner(all, who));
@@ -48,7 +57,7 @@ impl Reporter {
     pub(super) fn note(&self, text: &str) {
         match &self.form {
             Form::Silent => {}
-            Form::Lines => print(text),
+            Form::Lines(_) => print(text),
             Form::Terminal { all, .. } => {
                 // A terminal that is gone has nothing to show.
                 let _ = all.println(text);

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::CliError;
-use crate::client::{Client, ClientError, Endpoint, Network};
+use super::init::read_config;
+use crate::client::{Client, ClientError, Endpoint, Network, Patience};
 use crate::reasons::Reason;
 use crate::roster::{Roster, RosterError};
 use crate::tls::{TlsError, TlsKey};
@@ -15,6 +16,9 @@ use crate::tls::{TlsError, TlsKey};
 /// What `--help` says about it, for the verbs that go over the network.
 pub const NETWORK_HELP: &str = "The nodes are those of the roster. They know this command line by its TLS key, made by
 `frostkeep client init`, whose [[client]] line is in the roster of each node.";
+
+/// How long a node that is away is tried again, milliseconds: somebody waits for what the others have done.
+const TRIED_MS_MAX: u64 = 5_000;
 
 /// Work of a verb that talks to nodes: on the one runtime of the process, ended by an interrupt.
 ///
@@ -94,15 +98,44 @@ pub fn key_failed(error: &TlsError) -> CliError {
     }
 }
 
+/// A node on this machine, by its Unix socket.
+#[derive(Debug, clap::Args)]
+pub struct LocalArgs {
+    /// The Unix socket of a node on this machine
+    #[arg(long, value_name = "PATH", conflicts_with = "config")]
+    socket: Option<PathBuf>,
+    /// The configuration of a node on this machine, which says where its Unix socket is
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl LocalArgs {
+    /// The node, if one is meant. Must be called on the runtime.
+    ///
+    /// # Errors
+    /// [`CliError`] for a configuration that cannot be read.
+    pub fn target(&self) -> Result<Option<Target>, CliError> {
+        let (name, path) = match (&self.socket, &self.config) {
+            (Some(path), _) => (path.display().to_string(), path.clone()),
+            (None, Some(path)) => {
+                let config = read_config(path)?;
+                (config.name, config.socket)
+            }
+            (None, None) => return Ok(None),
+        };
+        let client = Client::connect(&Endpoint::Socket(path)).map_err(|error| failed(&name, &error))?;
+        Ok(Some(Target { name, client }))
+    }
+}
+
 /// Which node, or all of them.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("where").required(true).args(["socket", "node", "all"]))]
+#[command(group = clap::ArgGroup::new("where").required(true).args(["socket", "config", "node", "all"]))]
 pub struct NodeArgs {
     #[command(flatten)]
     network: NetworkArgs,
-    /// The Unix socket of a node on this machine
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    local: LocalArgs,
     /// This node of the roster; may be repeated
     #[arg(long, value_name = "NAME")]
     node: Vec<String>,
@@ -113,7 +146,7 @@ pub struct NodeArgs {
 
 /// A node that was found.
 pub struct Target {
-    /// Its name in the roster, or where its socket is.
+    /// Its name, or where its socket is.
     pub name: String,
     /// The way to it.
     pub client: Client,
@@ -125,10 +158,8 @@ impl NodeArgs {
     /// # Errors
     /// [`CliError`].
     pub fn targets(&self) -> Result<Vec<Target>, CliError> {
-        if let Some(path) = &self.socket {
-            let name = path.display().to_string();
-            let client = Client::connect(&Endpoint::Socket(path.clone())).map_err(|error| failed(&name, &error))?;
-            return Ok(vec![Target { name, client }]);
+        if let Some(target) = self.local.target()? {
+            return Ok(vec![target]);
         }
         select(&self.network.network()?, &self.node)
     }
@@ -139,7 +170,8 @@ impl NodeArgs {
 /// # Errors
 /// [`CliError`] for a name that the roster has not.
 pub fn select(network: &Network, names: &[String]) -> Result<Vec<Target>, CliError> {
-    let of = |name: &str, client: &Client| Target { name: name.to_owned(), client: client.clone() };
+    let patience = Patience::within_ms(TRIED_MS_MAX);
+    let of = |name: &str, client: &Client| Target { name: name.to_owned(), client: client.with(patience) };
     if names.is_empty() {
         return Ok(network.nodes().iter().map(|node| of(&node.name, &node.client)).collect());
     }
@@ -178,6 +210,10 @@ pub fn failed(node: &str, error: &ClientError) -> CliError {
     match error {
         ClientError::Refused(problem) => {
             let refused = CliError::refused(problem.reason, text);
+            if problem.reason == Reason::PermissionDenied {
+                return refused
+                    .with_hint("the roles of a command line are those of its [[client]] line in the node's roster");
+            }
             match problem.next_try_ms {
                 Some(ms) => refused
                     .with_hint(format!("{}; the token is tried again in {ms} ms", problem.reason.retry().advice())),

@@ -157,8 +157,7 @@ fn check(args: &CheckArgs, out: &Output) -> Result<(), CliError> {
         let work = async {
             let network = args.network.network()?;
             let ask = |client: Client| async move {
-                let client =
-                    client.with(Patience { call_ms_max: REACHED_MS_MAX, ..Patience::within_ms(REACHED_MS_MAX) });
+                let client = client.with(Patience::short_ms(REACHED_MS_MAX));
                 let status = client.status().await?;
                 let groups = if status.phase == NodePhase::Open { client.key_groups().await? } else { Vec::new() };
                 Ok((status, groups))

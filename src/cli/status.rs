@@ -1,15 +1,14 @@
 //! `frostkeep status`: how the nodes stand, a line each.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::reach::{NETWORK_HELP, NetworkArgs, Target, Trouble, ask_all, block_on, select};
+use super::reach::{LocalArgs, NETWORK_HELP, NetworkArgs, Trouble, ask_all, block_on, select};
 use super::table::table;
 use super::{CliError, Output};
+use crate::client::Patience;
 use crate::client::view::{KeyGroupInfo, NodePhase, NodeStatus};
-use crate::client::{Client, ClientError, Endpoint, Patience};
 use crate::ids::to_hex;
 use crate::wire::v1;
 
@@ -23,7 +22,7 @@ then the exit code is 4. FROZEN counts key groups that release nothing.
 Examples:
   frostkeep status --roster roster.toml --key ops.key
   frostkeep status --node north --json
-  frostkeep status --socket /var/lib/frostkeep/admin.sock";
+  frostkeep status --config /etc/frostkeep/node.toml";
 
 /// Arguments of `frostkeep status`.
 #[derive(Debug, clap::Args)]
@@ -32,11 +31,10 @@ pub struct Args {
     #[command(flatten)]
     network: NetworkArgs,
     /// Only this node; may be repeated
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["socket", "config"])]
     node: Vec<String>,
-    /// The node on this machine that has this Unix socket
-    #[arg(long, value_name = "PATH", conflicts_with_all = ["node", "roster", "key"])]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    local: LocalArgs,
 }
 
 /// Prints how the nodes stand.
@@ -56,13 +54,8 @@ pub fn run(args: Args, out: &Output) -> Result<(), CliError> {
 }
 
 async fn asked(args: &Args) -> Result<Report, CliError> {
-    let (targets, roster_hash) = match &args.socket {
-        Some(path) => {
-            let name = path.display().to_string();
-            let client = Client::connect(&Endpoint::Socket(path.clone()));
-            let client = client.map_err(|error| super::reach::failed(&name, &error))?;
-            (vec![Target { name, client }], None)
-        }
+    let (targets, roster_hash) = match args.local.target()? {
+        Some(target) => (vec![target], None),
         None => {
             let network = args.network.network()?;
             let hash = network.roster().hash();
@@ -70,8 +63,9 @@ async fn asked(args: &Args) -> Result<Report, CliError> {
         }
     };
     let answers = ask_all(targets, |client| async move {
-        let client = client.with(Patience { call_ms_max: REACHED_MS_MAX, ..Patience::within_ms(REACHED_MS_MAX) });
-        let status = first_word(&client).await?;
+        // A node that is down says so at once.
+        let client = client.with(Patience { call_ms_max: REACHED_MS_MAX, ..Patience::once() });
+        let status = client.status().await?;
         // Only an open node knows its key groups.
         let groups = if status.phase == NodePhase::Open { client.key_groups().await? } else { Vec::new() };
         Ok((status, groups))
@@ -81,15 +75,6 @@ async fn asked(args: &Args) -> Result<Report, CliError> {
         Err(error) => Row { name, error: Some((&error).into()), ..Row::default() },
     });
     Ok(Report { nodes: nodes.collect() })
-}
-
-/// A node that is down says so at once; only a connection that broke is tried again.
-async fn first_word(client: &Client) -> Result<NodeStatus, ClientError> {
-    let once = client.with(Patience { call_ms_max: REACHED_MS_MAX, ..Patience::once() });
-    match once.status().await {
-        Err(ClientError::Unreachable(_)) => once.status().await,
-        answer => answer,
-    }
 }
 
 #[derive(Serialize)]

@@ -31,7 +31,7 @@ impl From<ClientError> for PortError {
 }
 
 /// A refusal that came as an answer, with its proofs. The driver checks each.
-fn failed(failure: v1::CeremonyFailure) -> Result<Refused, ClientError> {
+pub(super) fn failed(failure: v1::CeremonyFailure) -> Result<Refused, ClientError> {
     let reason = Reason::ALL.iter().copied().find(|reason| reason.name() == failure.reason);
     let reason = reason.ok_or_else(|| ClientError::Nonsense(format!("{:?} is no reason", failure.reason)))?;
     for list in [&failure.faults, &failure.complaints] {

@@ -4,14 +4,16 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::pin::Pin as Pinned;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use frostkeep_hsm::clock::{Clock, Millis, SystemClock};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -24,6 +26,12 @@ use crate::tls::{SERVER_NAME, TlsKey, client_config};
 
 /// For so long after a connection that could not be made, callers hear the same instead of trying in turn, milliseconds.
 const FAILURE_HOLDS_MS: u64 = 250;
+
+/// How long a server's first word is waited for, milliseconds.
+const FIRST_WORD_MS_MAX: u64 = 1_000;
+
+/// More than a server's settings take, bytes.
+const FIRST_WORD_BYTES: usize = 1_024;
 
 /// Where a node is.
 #[derive(Clone)]
@@ -73,7 +81,56 @@ pub(super) fn open(endpoint: &Endpoint) -> Result<Channel, ClientError> {
 /// What a connection reads and writes.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-type Connection = TokioIo<Box<dyn Stream>>;
+type Connection = TokioIo<Greeted>;
+
+/// A stream whose other side has said something. A TLS 1.3 server refuses a client's key after the client's handshake, and
+/// HTTP/2 would make a mere cancellation of that. Its server speaks first, too (RFC 9113, section 3.4), so that both are heard
+/// before the connection counts as made.
+struct Greeted {
+    stream: Box<dyn Stream>,
+    /// What was heard, for the first who reads.
+    first: Vec<u8>,
+}
+
+impl Greeted {
+    async fn by(mut stream: Box<dyn Stream>) -> io::Result<Self> {
+        let mut first = Vec::with_capacity(FIRST_WORD_BYTES);
+        let limit = Duration::from_millis(FIRST_WORD_MS_MAX);
+        match timeout(limit, stream.read_buf(&mut first)).await {
+            Ok(Ok(0)) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(Err(error)) => Err(error),
+            // A server that waits for us has not refused.
+            Ok(Ok(_)) | Err(_) => Ok(Self { stream, first }),
+        }
+    }
+}
+
+impl AsyncRead for Greeted {
+    fn poll_read(self: Pinned<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.first.is_empty() {
+            return Pinned::new(&mut this.stream).poll_read(cx, into);
+        }
+        let rest = this.first.split_off(this.first.len().min(into.remaining()));
+        into.put_slice(&this.first);
+        this.first = rest;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Greeted {
+    fn poll_write(self: Pinned<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pinned::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pinned<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pinned::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pinned<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pinned::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
 
 /// How connections to one node are made.
 struct Way {
@@ -119,15 +176,22 @@ impl Way {
     }
 
     async fn dial(&self) -> io::Result<Connection> {
-        let stream: Box<dyn Stream> = match &self.dial {
-            Dial::Socket(path) => Box::new(UnixStream::connect(path).await?),
+        let greeted = match &self.dial {
+            Dial::Socket(path) => {
+                // A node hangs up on users that it does not serve.
+                let refused = "the node takes no administration from this user: admin_uids in its configuration";
+                Greeted::by(Box::new(UnixStream::connect(path).await?)).await.map_err(|error| match error.kind() {
+                    io::ErrorKind::UnexpectedEof => io::Error::other(refused),
+                    _ => error,
+                })
+            }
             Dial::Tls { address, config } => {
                 let tcp = TcpStream::connect(address.as_str()).await?;
                 tcp.set_nodelay(true)?;
                 let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
-                Box::new(TlsConnector::from(Arc::clone(config)).connect(name, tcp).await?)
+                Greeted::by(Box::new(TlsConnector::from(Arc::clone(config)).connect(name, tcp).await?)).await
             }
         };
-        Ok(TokioIo::new(stream))
+        greeted.map(TokioIo::new)
     }
 }

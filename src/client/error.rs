@@ -57,17 +57,18 @@ impl ClientError {
     }
 }
 
-/// An error of the transport with its causes, each once.
+/// An error of the transport with its causes, each once, without what every one of them says.
 pub(super) fn told(error: &(dyn Error + 'static)) -> String {
     let mut text = String::new();
     let mut next = Some(error);
     while let Some(error) = next {
         let said = said(error);
-        if !text.contains(&said) {
+        next = error.source();
+        let says_nothing = said == "transport error" && next.is_some();
+        if !says_nothing && !text.contains(&said) {
             let between = if text.is_empty() { "" } else { ": " };
             text = format!("{text}{between}{said}");
         }
-        next = error.source();
     }
     text
 }
@@ -80,7 +81,14 @@ fn said(error: &(dyn Error + 'static)) -> String {
         Some(rustls::Error::AlertReceived(alert)) if is_about_the_key(*alert) => {
             format!("the node refuses this TLS key ({alert:?}): its roster does not name it")
         }
-        _ => error.to_string(),
+        _ => match error.downcast_ref::<io::Error>() {
+            Some(error) if error.kind() == io::ErrorKind::UnexpectedEof => "the connection broke off".into(),
+            Some(error) if error.raw_os_error().is_some() => {
+                let text = error.to_string();
+                text.split_once(" (os error").map_or(text.as_str(), |(words, _)| words).to_lowercase()
+            }
+            _ => error.to_string(),
+        },
     }
 }
 

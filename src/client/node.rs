@@ -48,7 +48,7 @@ impl Client {
     /// The same client with other patience.
     #[must_use]
     pub fn with(&self, patience: Patience) -> Self {
-        Self { channel: self.channel.clone(), patience }
+        Self { patience, ..self.clone() }
     }
 
     pub(super) fn patience(&self) -> &Patience {

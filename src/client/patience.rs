@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
+use frostkeep_hsm::clock::{Clock, SystemClock};
 use frostkeep_hsm::entropy;
 use rand_core::RngCore;
 use tokio::time::{sleep, timeout};
@@ -26,7 +27,7 @@ pub enum Again {
 pub struct Patience {
     /// What it is made again after.
     pub again: Again,
-    /// The longest that one call is tried, all repetitions together, milliseconds.
+    /// How long repetitions are begun, milliseconds from the first try.
     pub deadline_ms: u64,
     /// The longest that one answer is waited for, milliseconds.
     pub call_ms_max: u64,
@@ -37,7 +38,8 @@ pub struct Patience {
 }
 
 impl Default for Patience {
-    /// For people who wait: lost answers are asked for again during 20 seconds.
+    /// For people who wait: lost answers are asked for again during 20 seconds. One answer may take longer: a node waits
+    /// [`crate::limits::REPLY_WAIT_MS_MAX`] for its disk before it says so.
     fn default() -> Self {
         Self { again: Again::Lost, deadline_ms: 20_000, call_ms_max: 75_000, pause_ms_min: 100, pause_ms_max: 2_000 }
     }
@@ -47,12 +49,17 @@ impl Patience {
     /// One try that lasts as long as its caller lets it: for drivers, which have deadlines and pauses of their own.
     pub const fn once() -> Self {
         let day_ms = 24 * 60 * 60 * 1_000;
-        Self { again: Again::Never, deadline_ms: day_ms, call_ms_max: day_ms, pause_ms_min: 0, pause_ms_max: 0 }
+        Self { again: Again::Never, deadline_ms: 0, call_ms_max: day_ms, pause_ms_min: 0, pause_ms_max: 0 }
     }
 
-    /// Tries during `deadline_ms`, lost answers again.
+    /// Lost answers are asked for again during `deadline_ms`.
     pub fn within_ms(deadline_ms: u64) -> Self {
         Self { deadline_ms, ..Self::default() }
+    }
+
+    /// For answers that need no disk, which somebody waits for: both limits are `limit_ms`.
+    pub fn short_ms(limit_ms: u64) -> Self {
+        Self { call_ms_max: limit_ms, ..Self::within_ms(limit_ms) }
     }
 
     /// The same, and refusals that pass are asked again too.
@@ -61,33 +68,31 @@ impl Patience {
         Self { again: Again::Passing, ..self }
     }
 
-    /// Makes `call` until it has an answer that is final, or the time is over; then what the last try failed with.
+    /// Makes `call` until it has an answer that is final, or until no repetition is begun any more; then what the last try
+    /// failed with.
     pub(super) async fn insist<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, ClientError>
     where
         F: Future<Output = Result<T, ClientError>>,
     {
-        let mut last = None;
-        let tries = async {
-            let mut pause_ms = self.pause_ms_min.max(1);
-            loop {
-                let answer = timeout(Duration::from_millis(self.call_ms_max), call()).await;
-                let error = match answer {
-                    Ok(Ok(value)) => return Ok(value),
-                    Ok(Err(error)) => error,
-                    Err(_) => ClientError::Unreachable(format!("no answer within {} ms", self.call_ms_max)),
-                };
-                let Some(named_ms) = self.pause_after(&error) else { return Err(error) };
-                last = Some(error);
-                // Between half and the whole of it: never all at once.
-                let jittered = pause_ms / 2 + entropy::os().next_u64() % (pause_ms / 2 + 1);
-                sleep(Duration::from_millis(named_ms.max(jittered))).await;
-                pause_ms = pause_ms.saturating_mul(2).min(self.pause_ms_max.max(1));
+        let clock = SystemClock::new();
+        let begun = clock.now();
+        let mut pause_ms = self.pause_ms_min.max(1);
+        loop {
+            let error = match timeout(Duration::from_millis(self.call_ms_max), call()).await {
+                Ok(Ok(value)) => return Ok(value),
+                Ok(Err(error)) => error,
+                Err(_) => ClientError::Unreachable(format!("no answer within {} ms", self.call_ms_max)),
+            };
+            let Some(named_ms) = self.pause_after(&error) else { return Err(error) };
+            // Between half and the whole of it: never all at once.
+            let jittered_ms = pause_ms / 2 + entropy::os().next_u64() % (pause_ms / 2 + 1);
+            let next_ms = named_ms.max(jittered_ms);
+            if clock.now().since(begun).saturating_add(next_ms) > self.deadline_ms {
+                return Err(error);
             }
-        };
-        let ended = timeout(Duration::from_millis(self.deadline_ms), tries).await;
-        ended.unwrap_or_else(|_| {
-            Err(last.unwrap_or_else(|| ClientError::Unreachable(format!("no answer within {} ms", self.deadline_ms))))
-        })
+            sleep(Duration::from_millis(next_ms)).await;
+            pause_ms = pause_ms.saturating_mul(2).min(self.pause_ms_max.max(1));
+        }
     }
 
     /// Whether the call is made again after `error`: at the earliest after so many milliseconds.
@@ -157,11 +162,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn at_the_deadline_the_last_failure_is_what_is_said() {
-        let patience = Patience { deadline_ms: 50, pause_ms_min: 1, pause_ms_max: 4, ..Patience::default() };
+    async fn at_the_deadline_the_last_failure_is_what_is_said_and_an_answer_may_take_longer() {
+        let patience =
+            Patience { deadline_ms: 50, call_ms_max: 300, pause_ms_min: 1, pause_ms_max: 4, ..Patience::default() };
         let outcome: Result<(), _> = patience.insist(|| async { Err(unreachable()) }).await;
         assert_eq!(outcome.unwrap_err().to_string(), "not reached: gone");
         let outcome: Result<(), _> = patience.insist(std::future::pending).await;
-        assert_eq!(outcome.unwrap_err().to_string(), "not reached: no answer within 50 ms");
+        assert_eq!(outcome.unwrap_err().to_string(), "not reached: no answer within 300 ms");
+        let late = patience.insist(|| async {
+            sleep(Duration::from_millis(100)).await;
+            Ok(())
+        });
+        assert!(late.await.is_ok());
     }
 }

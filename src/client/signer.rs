@@ -45,7 +45,7 @@ impl ServedRound {
         bytes
     }
 
-    fn read(reply: v1::StartSignRoundReply, request: &SignRequest) -> Result<Self, ClientError> {
+    pub(super) fn read(reply: v1::StartSignRoundReply, request: &SignRequest) -> Result<Self, ClientError> {
         let round = present("round", reply.round)?;
         let next = reply.next_commitments.as_slice();
         let served = Self {

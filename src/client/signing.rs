@@ -1,11 +1,13 @@
 //! A signature of a key group: coordinated here, or by a node. Either way it counts only when it verifies here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use frostkeep_hsm::entropy;
+use tokio::time::timeout;
 
 use super::agreement::KnownGroup;
-use super::coordination::Coordinated;
+use super::coordination::{Blamed, Coordinated};
 use super::error::ClientError;
 use super::network::{Network, NodeClient};
 use super::patience::Patience;
@@ -19,6 +21,10 @@ use crate::wire::status;
 /// The longest that a node which is to coordinate is waited for, milliseconds.
 const REACHED_MS_MAX: u64 = 6_000;
 
+/// The longest that handing the signature over may take, milliseconds: somebody waits for it, and nodes that are away hear of
+/// it from the next who asks them.
+const HANDOVER_MS_MAX: u64 = 3_000;
+
 /// How long beyond its deadline a node that coordinates is waited for, milliseconds: it has to say why there is none.
 const FAREWELL_MS: u64 = 15_000;
 
@@ -31,6 +37,8 @@ pub struct Signed {
     pub session: SessionId,
     /// Members whose nodes have not confirmed the signature: their sessions end when they next hear of it.
     pub unconfirmed: Vec<Member>,
+    /// Members at fault. A proof has been checked here.
+    pub blamed: Vec<Blamed>,
 }
 
 /// Why there is no signature.
@@ -114,13 +122,14 @@ impl Network {
         watch: &(dyn Fn(&str) + Send + Sync),
     ) -> Result<Signed, SigningError> {
         let port = Arc::new(self.port(&group.seats));
-        let config = DriveConfig { deadline_ms, ..DriveConfig::default() };
+        let config = DriveConfig { deadline_ms, handover_ms: HANDOVER_MS_MAX, ..DriveConfig::default() };
         let mut tell = |progress: &coordinator::Progress| watch(&progress.to_string());
         let setting = group.setting(subject);
-        let Done { session, signature, unconfirmed } =
+        let Done { session, signature, unconfirmed, blamed } =
             coordinator::sign(&port, &setting, &config, &mut entropy::os(), &mut tell).await?;
         // The machine has verified it: through libsecp256k1, as every signature that it gives.
-        Ok(Signed { signature: *signature.as_bytes(), session, unconfirmed })
+        let blamed = blamed.iter().map(Blamed::from).collect();
+        Ok(Signed { signature: *signature.as_bytes(), session, unconfirmed, blamed })
     }
 }
 
@@ -134,9 +143,11 @@ async fn asked(
 ) -> Result<Result<Signed, SigningError>, ClientError> {
     coordinates(node).await?;
     let wait_ms = deadline_ms.saturating_add(FAREWELL_MS);
-    let patience = Patience { call_ms_max: wait_ms, ..Patience::within_ms(wait_ms) };
     let tell = |line: &str| watch(&format!("{}: {line}", node.name));
-    let answer = node.client.with(patience).sign(&group.id(), &subject, deadline_ms, tell).await;
+    let client = node.client.with(Patience::short_ms(wait_ms));
+    let answer = timeout(Duration::from_millis(wait_ms), client.sign(&group.id(), &subject, deadline_ms, tell)).await;
+    let late = |_| Err(ClientError::Unreachable(format!("no answer within {wait_ms} ms")));
+    let answer = answer.unwrap_or_else(late);
     let signed = match answer {
         Ok(signed) => signed,
         Err(error) if passes_by(&error) => return Err(error),
@@ -148,13 +159,18 @@ async fn asked(
     if !verified {
         return Ok(Err(SigningError::Wrong(node.name.clone())));
     }
-    let Coordinated { signature, session, unconfirmed } = signed;
-    Ok(Ok(Signed { signature, session, unconfirmed }))
+    let Coordinated { signature, session, unconfirmed, mut blamed } = signed;
+    // The node's word is not a proof: what does not hold here is its word alone.
+    let setting = group.setting(subject).in_session(session.clone());
+    for one in &mut blamed {
+        one.proof = one.proof.take().filter(|round| round.member == one.member.number() && setting.proves_fault(round));
+    }
+    Ok(Ok(Signed { signature, session, unconfirmed, blamed }))
 }
 
 /// Refuses unless the node is there and coordinates: a session's whole deadline is too long to find that out.
 async fn coordinates(node: &NodeClient) -> Result<(), ClientError> {
-    let status = node.client.with(Patience::within_ms(REACHED_MS_MAX)).status().await?;
+    let status = node.client.with(Patience::short_ms(REACHED_MS_MAX)).status().await?;
     if status.message.coordination {
         return Ok(());
     }

@@ -10,6 +10,7 @@ use crate::cli::table::table;
 use crate::cli::{CliError, Output};
 use crate::client::view::{GroupPhase, KeyGroupDetail};
 use crate::client::{KnownGroup, Network, NotKnown, Patience};
+use crate::identity::IdentityKey;
 use crate::ids::{KeyGroupId, to_hex};
 use crate::keygen::{Confirmation, ConfirmedKeyGroup};
 use crate::policy::SigningPolicy;
@@ -50,7 +51,7 @@ pub(super) fn run(args: Args, out: &Output) -> Result<(), CliError> {
 
 /// For an answer that people wait for.
 pub fn patience() -> Patience {
-    Patience { call_ms_max: REACHED_MS_MAX, ..Patience::within_ms(REACHED_MS_MAX) }
+    Patience::short_ms(REACHED_MS_MAX)
 }
 
 /// A key group about which the nodes say too little.
@@ -70,23 +71,28 @@ async fn confirmed(network: &Network, group: &KnownGroup) -> Result<ConfirmedKey
         })
         .collect();
     let mut confirmations: Vec<Confirmation> = Vec::new();
+    let mut problems: BTreeMap<IdentityKey, String> = BTreeMap::new();
     let mut asked = tokio::task::JoinSet::new();
     for node in network.nodes().iter().filter(|node| active.get(node.name.as_str()) == Some(&true)) {
-        let (client, bytes) = (node.client.with(patience()), bytes.clone());
-        asked.spawn(async move { client.certify(&bytes).await });
+        let (client, bytes, identity) = (node.client.with(patience()), bytes.clone(), node.identity);
+        asked.spawn(async move { (identity, client.certify(&bytes).await) });
     }
     while let Some(answer) = asked.join_next().await {
-        let confirmation = answer.ok().and_then(Result::ok);
-        confirmations.extend(confirmation.filter(|said| said.verify(&group.certificate).is_ok()));
+        match answer {
+            Ok((_, Ok(said))) if said.verify(&group.certificate).is_ok() => confirmations.push(said),
+            Ok((identity, Ok(_))) => drop(problems.insert(identity, "a confirmation that it did not sign".into())),
+            Ok((identity, Err(error))) => drop(problems.insert(identity, error.to_string())),
+            Err(_) => {}
+        }
     }
     let said = |identity| confirmations.iter().any(|confirmation| confirmation.identity() == identity);
-    let missing =
-        group.certificate.transcript().parameters().identities().into_iter().filter(|identity| !said(*identity));
-    let name = |identity| match network.node_of(&identity) {
-        Some(node) => node.name.clone(),
-        None => format!("identity {identity}"),
-    };
-    let missing: Vec<String> = missing.map(name).collect();
+    let holders = group.certificate.transcript().parameters().identities();
+    let missing = holders.into_iter().filter(|identity| !said(*identity)).map(|identity| {
+        let node = network.node_of(&identity);
+        let name = node.map_or_else(|| format!("identity {identity}"), |node| node.name.clone());
+        problems.get(&identity).map_or_else(|| name.clone(), |problem| format!("{name} ({problem})"))
+    });
+    let missing: Vec<String> = missing.collect();
     ConfirmedKeyGroup::new(group.certificate.clone(), confirmations)
         .map_err(|_| format!("not confirmed by {}", missing.join(", ")))
 }
@@ -160,7 +166,7 @@ impl Shown {
     ) -> Self {
         let key = group.certificate.group();
         let original = group.certificate.seats();
-        let seat = |(member, identity): (&crate::ids::Member, &crate::identity::IdentityKey)| Seat {
+        let seat = |(member, identity): (&crate::ids::Member, &IdentityKey)| Seat {
             member: member.number(),
             node: network.node_of(identity).map(|node| node.name.clone()),
             identity: identity.to_string(),

@@ -34,7 +34,9 @@ impl Course {
         }
         let threshold = usize::from(self.group.certificate.group().threshold());
         let (mut members, mut refused) = (0, Vec::new());
-        loop {
+        let mut undecided: usize = holders.iter().map(|node| self.seats_of(&node.identity)).sum();
+        // Not beyond where it is clear that too few will approve: a node that is away is tried for long.
+        while members + undecided >= threshold {
             let next = asked.join_next();
             let next = if members < threshold {
                 next.await
@@ -46,9 +48,11 @@ impl Course {
             else {
                 continue;
             };
+            let seats = self.seats_of(&node.identity);
+            undecided = undecided.saturating_sub(seats);
             match answer {
                 Ok(_) => {
-                    members += self.seats_of(&node.identity);
+                    members += seats;
                     self.reporter.at(&node.name, "has approved the transaction");
                 }
                 Err(error) => {
