@@ -212,6 +212,9 @@ pub const SEND_BUFFER_BYTES_MAX: usize = 16 << 10;
 /// Streams that a caller opened and reset, and that wait to be accepted: more is an attack (CVE-2023-44487).
 pub const RESET_STREAMS_PENDING_MAX: usize = 32;
 
+/// Streams of one connection that are reset because its caller breaks the protocol; then the connection ends.
+pub const RESET_STREAMS_OWN_MAX: usize = 1_024;
+
 /// Sessions that one node drives for its callers at one time: each asks every member of its key group.
 pub const DRIVES_MAX: usize = 64;
 

@@ -240,6 +240,8 @@ reasons! {
     // Between nodes.
     RosterMismatch "roster_mismatch" Surroundings AfterOperator
         "The roster in force gives a member of this key group another node identity than its certificate.";
+    RosterInvalid "roster_invalid" Surroundings AfterOperator
+        "The node's roster file cannot be read or does not parse; the error says where, and the roster in force stays.";
     PeerUnreachable "peer_unreachable" Surroundings SameRequest
         "This node cannot reach a node that the request needs; the error names it.";
     CoordinationOff "coordination_off" Caller Never

@@ -88,7 +88,8 @@ pub(super) fn line_of(config: &ServerConfig) -> Result<Option<NodeLine>, CliErro
             .with_hint("it holds nothing that is secret or lost: move it away, and run `frostkeep init` again")
     };
     let line = roster.and_then(|roster| roster.nodes().first().cloned()).ok_or_else(damaged)?;
-    let serving = TlsKey::read(&key).map_err(|error| key_failed(&error))?;
+    let lost = "the roster names the pin of this key: bring it back; or move identity.toml away, run `frostkeep init`, and change the roster";
+    let serving = TlsKey::read(&key).map_err(|error| key_failed(&error).with_hint(lost))?;
     if serving.pin() != line.serving_pin {
         let problem = format!("{} is not the key that {} names", key.display(), path.display());
         return Err(CliError::refused(Reason::StateCorrupt, problem)

@@ -95,7 +95,7 @@ impl Admin for Services {
     ) -> Result<Response<v1::ReloadRosterReply>, Status> {
         taken(request)?;
         let reloaded = self.0.reload_roster().await;
-        let reloaded = reloaded.map_err(|error| status(Reason::InvalidRequest, error.to_string()))?;
+        let reloaded = reloaded.map_err(|error| status(Reason::RosterInvalid, error.to_string()))?;
         Ok(Response::new(v1::ReloadRosterReply {
             roster_hash: reloaded.hash.to_vec(),
             nodes: u32::try_from(reloaded.nodes).unwrap_or(u32::MAX),

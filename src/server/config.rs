@@ -258,3 +258,6 @@ fn engine(text: EngineText) -> Result<EngineConfig, (&'static str, String)> {
     let defaults = EngineConfig::default();
     Ok(EngineConfig { tighten, scoring, attempt_timeout_ms, session_idle_ms_max, reply_wait_ms_max, ..defaults })
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,7 +32,7 @@ where
         .max_concurrent_streams(gate.streams_max())
         .max_header_list_size(u32::try_from(settings.header_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(limits::RESET_STREAMS_PENDING_MAX)
-        .max_local_error_reset_streams(limits::RESET_STREAMS_PENDING_MAX)
+        .max_local_error_reset_streams(limits::RESET_STREAMS_OWN_MAX)
         .initial_stream_window_size(limits::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(limits::CONNECTION_WINDOW_BYTES)
         .max_send_buf_size(limits::SEND_BUFFER_BYTES_MAX)

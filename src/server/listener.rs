@@ -38,7 +38,7 @@ pub(super) struct Door {
 /// What a stranger holds while it shakes hands.
 struct Handshake {
     connection: OwnedSemaphorePermit,
-    _handshake: OwnedSemaphorePermit,
+    handshake: OwnedSemaphorePermit,
 }
 
 impl Door {
@@ -95,17 +95,18 @@ impl Door {
         let handshake = Arc::clone(&self.handshakes).try_acquire_owned();
         Ok(Handshake {
             connection: connection.map_err(|_| Cause::ConnectionLimit)?,
-            _handshake: handshake.map_err(|_| Cause::HandshakeLimit)?,
+            handshake: handshake.map_err(|_| Cause::HandshakeLimit)?,
         })
     }
 
-    async fn serve(&self, tcp: TcpStream, handshake: Handshake) -> Result<(), Cause> {
+    async fn serve(&self, tcp: TcpStream, stranger: Handshake) -> Result<(), Cause> {
         if let Err(error) = tcp.set_nodelay(true) {
             tracing::debug!(%error, "a connection keeps its delays");
         }
         let (tls, pin) = self.shake_hands(tcp).await?;
         // From here on it is one of the known, and gives the strangers' room back.
-        let Handshake { connection: _connection, .. } = handshake;
+        let Handshake { connection: _connection, handshake } = stranger;
+        drop(handshake);
         let _pin = self.pins.take(pin, self.shared.limits.connections_per_pin)?;
         let _open = self.shared.counters.accept();
         let gate = Gate {

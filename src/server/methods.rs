@@ -29,7 +29,14 @@ pub(super) struct Method {
 impl Method {
     /// Whether a call changes what the node does or holds beyond one session: such calls are in the log by name.
     pub(super) fn is_noted(&self) -> bool {
-        self.path.starts_with("/frostkeep.v1.Admin/") || self.path.starts_with("/frostkeep.v1.KeyGeneration/")
+        match self.path.split_once(".v1.").map(|(_, method)| method) {
+            Some(method) if method.starts_with("Admin/") => true,
+            Some(method) => matches!(
+                method,
+                "KeyGeneration/Begin" | "KeyGeneration/Finish" | "KeyGeneration/Certify" | "KeyGeneration/Abandon"
+            ),
+            None => false,
+        }
     }
 }
 
@@ -119,6 +126,13 @@ mod tests {
         let own: BTreeSet<String> = listed.into_iter().filter(|path| path.starts_with("/frostkeep.")).collect();
         assert!(described().len() > 25);
         assert_eq!(own, described());
+    }
+
+    #[test]
+    fn what_changes_a_node_is_in_the_log_and_what_a_ceremony_relays_is_not() {
+        let noted = |path| find(path).unwrap().is_noted();
+        assert!(noted("/frostkeep.v1.Admin/Thaw") && noted("/frostkeep.v1.KeyGeneration/Begin"));
+        assert!(!noted("/frostkeep.v1.KeyGeneration/Receive") && !noted("/frostkeep.v1.Signer/Commit"));
     }
 
     #[test]

@@ -95,7 +95,8 @@ impl Limits {
             ("limits.calls", self.calls, 1, 65_536),
             ("limits.calls_per_connection", self.calls_per_connection, 1, 4_096),
             ("limits.message_bytes", self.message_bytes, 64 << 10, message),
-            ("limits.buffered_bytes", self.buffered_bytes, self.message_bytes, 16 << 30),
+            // The longest reply has to fit beside a request.
+            ("limits.buffered_bytes", self.buffered_bytes, 2 * message, 16 << 30),
             ("limits.body_ms", self.body_ms, 100, 10 * 60_000),
             ("limits.reply_ms", self.reply_ms, 100, 10 * 60_000),
             ("limits.header_bytes", self.header_bytes, 4 << 10, 64 << 10),

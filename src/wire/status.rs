@@ -196,7 +196,8 @@ pub const fn code(reason: Reason) -> Code {
         | Reason::Fenced
         | Reason::CeremonyIncomplete
         | Reason::CeremonyFailed
-        | Reason::RosterMismatch => Code::FailedPrecondition,
+        | Reason::RosterMismatch
+        | Reason::RosterInvalid => Code::FailedPrecondition,
     }
 }
 

@@ -1,15 +1,20 @@
 use std::time::{Duration, Instant};
 
+use frostkeep::bitcoin::ScriptBytes;
+use frostkeep::ids::AttemptPolicy;
+use frostkeep::policy::{Destinations, SigningPolicy};
 use frostkeep::reasons::Reason;
+use frostkeep::wire::ceremony::policy_json;
 use frostkeep::wire::v1;
 use frostkeep::wire::v1::admin_client::AdminClient;
 use frostkeep::wire::v1::node_client::NodeClient;
+use prost::Message as _;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::kit::eventually;
+use crate::kit::{any_message, eventually};
 use crate::net::{Net, NetPlan};
-use crate::stage::{problem, refused, status_over};
+use crate::stage::{Stage, problem, refused, status_over};
 
 fn with(settings: &str) -> NetPlan {
     NetPlan { settings: format!("[limits]\n{settings}"), ..NetPlan::of(1) }
@@ -21,26 +26,39 @@ async fn closed(stream: &mut (impl AsyncReadExt + Unpin)) {
     while tokio::time::timeout(Duration::from_secs(20), stream.read(&mut buffer)).await.unwrap().is_ok_and(|n| n > 0) {}
 }
 
+fn count(net: &Net, cause: &str) -> u64 {
+    let counters = net.nodes[0].server().counters();
+    counters.refused.iter().find(|(found, _)| found.name() == cause).map_or(0, |(_, count)| *count)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stranger_that_says_nothing_is_shown_out_and_takes_nobody_s_place() {
-    let net = Net::started(with("handshake_ms = 2000\nhandshakes = 2\n")).await;
-    let mut silent = TcpStream::connect(net.nodes[0].address()).await.unwrap();
+async fn strangers_hold_as_many_handshakes_as_they_may_and_nobody_else_s_place() {
+    let net = Net::started(with("handshake_ms = 60000\nhandshakes = 2\n")).await;
+    let known = net.channel(0, "observer").await;
+    status_over(known.clone()).await;
     let mut garbage = TcpStream::connect(net.nodes[0].address()).await.unwrap();
     garbage.write_all(b"GET / HTTP/1.1\r\nhost: frostkeep\r\n\r\n").await.unwrap();
     closed(&mut garbage).await;
-    let _other = TcpStream::connect(net.nodes[0].address()).await.unwrap();
-    let server = net.nodes[0].server();
-    let count = |cause: &str| {
-        let counters = server.counters();
-        counters.refused.iter().find(|(found, _)| found.name() == cause).map_or(0, |(_, count)| *count)
-    };
-    eventually("the garbage is counted", || count("tls") == 1).await;
+    eventually("the garbage is counted", || count(&net, "tls") == 1).await;
+    let silent = [
+        TcpStream::connect(net.nodes[0].address()).await.unwrap(),
+        TcpStream::connect(net.nodes[0].address()).await.unwrap(),
+    ];
     let mut third = TcpStream::connect(net.nodes[0].address()).await.unwrap();
     closed(&mut third).await;
-    assert_eq!((count("handshake_limit"), count("handshake_timeout")), (1, 0), "two are as many as there may be");
-    closed(&mut silent).await;
-    eventually("both are counted", || count("handshake_timeout") == 2).await;
+    assert_eq!(count(&net, "handshake_limit"), 1);
+    status_over(known).await;
+    drop(silent);
+    eventually("their places are free again", || count(&net, "tls") == 3).await;
     status_over(net.channel(0, "observer").await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_that_says_nothing_is_shown_out() {
+    let net = Net::started(with("handshake_ms = 300\n")).await;
+    let mut silent = TcpStream::connect(net.nodes[0].address()).await.unwrap();
+    closed(&mut silent).await;
+    eventually("it is counted", || count(&net, "handshake_timeout") == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +91,7 @@ async fn one_key_has_its_share_of_the_connections_and_no_more() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_above_the_limit_is_refused_by_its_length_before_it_has_come() {
-    let net = Net::started(with("message_bytes = 65536\nbuffered_bytes = 65536\n")).await;
+    let net = Net::started(with("message_bytes = 65536\n")).await;
     let mut admin = AdminClient::new(net.channel(0, "admin").await);
     let policy = |bytes: usize| v1::SetPolicyRequest { key_group: vec![2; 33], signing_policy: "x".repeat(bytes) };
     let refused = admin.set_policy(policy(65_536)).await.err().unwrap();
@@ -140,6 +158,47 @@ async fn a_caller_that_does_not_read_keeps_its_calls_for_a_while_and_then_no_lon
     for reply in replies {
         let mut body = reply.into_body();
         assert!(body.data().await.is_none_or(|data| data.is_err()), "the streams were reset");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_freeze_does_not_wait_for_callers_that_do_not_read_their_shares() {
+    let stage = Stage::new().await;
+    let (request, _) = stage.durable_round("durable", 7).await;
+    let mut stingy = http2(&stage.net, "coordinator", 0).await;
+    let mut replies = Vec::new();
+    for _ in 0..8 {
+        let (reply, mut body) = stingy.send_request(post("/frostkeep.v1.Signer/StartSignRound"), false).unwrap();
+        let mut message = vec![0];
+        message.extend(u32::try_from(request.encoded_len()).unwrap().to_be_bytes());
+        request.encode(&mut message).unwrap();
+        body.send_data(message.into(), true).unwrap();
+        // Its head has come: the share is encoded, and waits for room.
+        replies.push(tokio::time::timeout(Duration::from_secs(20), reply).await.unwrap().unwrap());
+    }
+    let mut admin = AdminClient::new(stage.net.channel(0, "admin").await);
+    let freeze = v1::FreezeRequest { key_group: stage.key_group().as_bytes().to_vec(), reason: "a test".into() };
+    let begun = Instant::now();
+    assert!(admin.freeze(freeze).await.unwrap().into_inner().durable);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    drop(replies);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_reply_comes_whole() {
+    let net = Net::started(NetPlan::of(2)).await;
+    let script = |number: u16| ScriptBytes::new([&[0x51, 0x20][..], &[0; 30], &number.to_be_bytes()].concat());
+    let destinations = Destinations::Only((0..1_000).map(script).collect());
+    let policy = SigningPolicy { destinations, ..any_message() };
+    let confirmed = net.generate_key_with(2, AttemptPolicy::Roast, policy.clone()).await;
+    let expected = policy_json(&policy);
+    let pieces = expected.len() / frostkeep::limits::SEND_BUFFER_BYTES_MAX;
+    assert!(pieces >= 2, "{} bytes", expected.len());
+    let mut node = NodeClient::new(net.channel(0, "observer").await);
+    let asked = v1::GetKeyGroupRequest { key_group: confirmed.id().as_bytes().to_vec() };
+    for _ in 0..3 {
+        let shown = node.get_key_group(asked.clone()).await.unwrap().into_inner();
+        assert!(shown.signing_policy == expected, "byte for byte");
     }
 }
 

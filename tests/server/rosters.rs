@@ -83,7 +83,7 @@ async fn a_roster_that_does_not_parse_changes_nothing_and_says_where() {
     let mut admin = AdminClient::new(net.channel(0, "admin").await);
     let refused = admin.reload_roster(v1::ReloadRosterRequest {}).await.err().unwrap();
     let problem = problem(&refused);
-    assert_eq!(problem.reason, Reason::InvalidRequest);
+    assert_eq!(problem.reason, Reason::RosterInvalid);
     assert!(problem.problem.contains("line"), "{}", problem.problem);
     let status = status_over(net.channel(0, "observer").await).await;
     assert_eq!(status.roster_hash, before);

@@ -79,7 +79,8 @@ async fn a_round_under_way_is_handed_over_before_the_node_stops_and_is_served_ag
     let waits = token.clone();
     assert!(tokio::task::spawn_blocking(move || waits.wait_until_hanging(Duration::from_secs(20))).await.unwrap());
     let stopping = tokio::spawn(stage.net.nodes[0].server.take().unwrap().stop());
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Longer than connections have to say goodbye: it is the call that is waited for.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     token.release();
     let round = under_way.await.unwrap().unwrap().into_inner().round;
     stopping.await.unwrap();
