@@ -225,6 +225,8 @@ impl RecoverySink for Secrets<'_> {
                 assert_eq!(seed.expose().len(), 32);
                 self.masked.push(Masked::new("identity seed", seed.expose()));
             }
+            // PKCS#8 of a P-256 key: bytes 36 to 68 are the secret scalar.
+            Record::ClientKey(key) => self.masked.push(Masked::new("client key", &key.expose()[36..68])),
             Record::Prepared(prepared) => {
                 let prepared = Prepared::decode(prepared.prepared.expose()).unwrap();
                 for share in prepared.activate(self.certificate).map_err(|(_, error)| error).unwrap() {
@@ -252,7 +254,7 @@ fn secrets_of(node: &TestNode, certificate: &Certificate) -> Vec<Masked> {
     let mut opening = Opening::begin(node.state(), node.token.provider(), environment, node.config.tuning).unwrap();
     let mut secrets = Secrets { certificate, masked: Vec::new() };
     opening.verify(&mut secrets).unwrap();
-    assert_eq!(secrets.masked.len(), 2, "an identity seed and one share");
+    assert_eq!(secrets.masked.len(), 3, "an identity seed, a client key and one share");
     secrets.masked
 }
 

@@ -1,44 +1,19 @@
-//! A store of every released version opens for ever. The fixtures are sparse images of the container: total length `u64`
-//! big-endian, then per page that is not all zero its number `u64` big-endian and 4 096 bytes.
+//! A store of every released version opens for ever.
 #![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 #![allow(clippy::disallowed_methods)]
 
+mod golden;
 mod store_kit;
 
 use std::path::PathBuf;
 
 use frostkeep::store::Strength;
 use frostkeep_hsm::provider::AnchorValue;
+use golden::{sparse, whole};
 use store_kit::{Records, World, tuning};
 
-const PAGE_BYTES: usize = 4_096;
-
 fn fixture(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests", "fixtures", "store-v1", name].iter().collect()
-}
-
-fn sparse(image: &[u8]) -> Vec<u8> {
-    let mut bytes = (image.len() as u64).to_be_bytes().to_vec();
-    for (number, page) in image.chunks(PAGE_BYTES).enumerate() {
-        if page.iter().any(|byte| *byte != 0) {
-            bytes.extend((number as u64).to_be_bytes());
-            bytes.extend(page);
-            bytes.resize(bytes.len() + PAGE_BYTES - page.len(), 0);
-        }
-    }
-    bytes
-}
-
-fn whole(sparse: &[u8]) -> Vec<u8> {
-    let (length, pages) = sparse.split_first_chunk::<8>().unwrap();
-    let length = usize::try_from(u64::from_be_bytes(*length)).unwrap();
-    let mut image = vec![0; length.next_multiple_of(PAGE_BYTES)];
-    for page in pages.chunks_exact(8 + PAGE_BYTES) {
-        let number = usize::try_from(u64::from_be_bytes(page[..8].try_into().unwrap())).unwrap();
-        image[number * PAGE_BYTES..][..PAGE_BYTES].copy_from_slice(&page[8..]);
-    }
-    image.truncate(length);
-    image
+    golden::fixture("store-v1", name)
 }
 
 /// What the fixture holds: 40 records in batches of one to three, one of 5 000 bytes, over two lives.

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use frostkeep::engine::{Engine, RoundReply, SignRequest};
+use frostkeep::client::Client;
+use frostkeep::engine::SignRequest;
 
 use crate::Failed;
-use crate::group::coordinator;
 use crate::nodes::CALL_MS;
 
 const CLIENTS: usize = 4;
@@ -77,9 +77,9 @@ impl fmt::Display for Load {
 ///
 /// # Errors
 /// When one of them is refused.
-pub(crate) async fn measure(engine: &Engine, request: &SignRequest, expected: &[u8]) -> Result<Load, Failed> {
+pub(crate) async fn measure(client: &Client, request: &SignRequest, expected: &[u8]) -> Result<Load, Failed> {
     let clients: Vec<_> =
-        (0..CLIENTS).map(|_| tokio::spawn(client(engine.clone(), request.clone(), expected.to_vec()))).collect();
+        (0..CLIENTS).map(|_| tokio::spawn(ask(client.clone(), request.clone(), expected.to_vec()))).collect();
     let mut all = Load { times_us: Vec::new(), other_bytes: 0 };
     for one in clients {
         let one = one.await??;
@@ -91,12 +91,12 @@ pub(crate) async fn measure(engine: &Engine, request: &SignRequest, expected: &[
 }
 
 #[allow(clippy::disallowed_methods, reason = "a measurement; the clock of the nodes counts milliseconds")]
-async fn client(engine: Engine, request: SignRequest, expected: Vec<u8>) -> Result<Load, Failed> {
+async fn ask(client: Client, request: SignRequest, expected: Vec<u8>) -> Result<Load, Failed> {
     let mut load = Load { times_us: Vec::new(), other_bytes: 0 };
     let start = Instant::now();
     while start.elapsed() < MEASURED {
         let asked = Instant::now();
-        let part = engine.start_sign_round(&coordinator(), &request, RoundReply::durable_part).await?;
+        let part = client.start_sign_round(&request).await?.durable_part();
         load.times_us.push(asked.elapsed().as_secs_f64() * 1e6);
         if part != expected {
             load.other_bytes += 1;

@@ -1,9 +1,13 @@
 //! Transactions that spend the group's outputs, and Bitcoin Core's script engine as their judge.
 
+use crate::Failed;
 use bitcoin::absolute::LockTime;
 use bitcoin::hashes::Hash;
 use bitcoin::transaction::Version;
-use bitcoin::{Amount, OutPoint, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, WPubkeyHash, Witness, consensus};
+use bitcoin::{
+    Amount, OutPoint, Psbt, ScriptBuf, Sequence, Transaction, TxIn, TxOut, Txid, WPubkeyHash, Witness, XOnlyPublicKey,
+    consensus,
+};
 use bitcoinconsensus::{Error, Utxo, verify};
 use frostkeep::bitcoin::{Prevout, ScriptBytes, TransactionError, UnsignedTransaction};
 
@@ -71,6 +75,16 @@ impl Spend {
         };
         let prevouts: Vec<Prevout> = self.prevouts.iter().map(prevout).collect();
         UnsignedTransaction::from_parts(&consensus::serialize(&self.transaction), &prevouts)
+    }
+
+    /// As a PSBT of inputs whose internal key (BIP-371) is the group's, binary.
+    pub(crate) fn psbt(&self, internal_key: &[u8; 32]) -> Result<Vec<u8>, Failed> {
+        let mut psbt = Psbt::from_unsigned_tx(self.transaction.clone())?;
+        for (input, prevout) in psbt.inputs.iter_mut().zip(&self.prevouts) {
+            input.witness_utxo = Some(prevout.clone());
+            input.tap_internal_key = Some(XOnlyPublicKey::from_slice(internal_key)?);
+        }
+        Ok(psbt.serialize())
     }
 
     /// With the signatures as witnesses, `SIGHASH_DEFAULT`, in the order of the inputs.

@@ -1,6 +1,7 @@
 //! `frostkeep sign`: a signature for a message, a PSBT or a transaction. This process coordinates, or a node does.
 
 mod approve;
+mod blamed;
 mod failure;
 mod input;
 mod transaction;
@@ -109,7 +110,10 @@ pub fn run(args: Args, out: &Output) -> Result<(), CliError> {
     let done = block_on(work, "what is durable is kept by the nodes: run the same command again");
     reporter.clear();
     match done? {
-        Done::Message(report) => out.show(&report),
+        Done::Message(report) => {
+            report.blamed.iter().for_each(|one| reporter.note(&one.to_string()));
+            out.show(&report)
+        }
         Done::Transaction(report) => report.show(&reporter, out),
     }
 }
@@ -127,6 +131,10 @@ impl Course {
         signed.map_err(|error| unsigned(&self.network, &self.group, &error))
     }
 
+    fn blamed<'a>(&self, signed: impl IntoIterator<Item = &'a Signed>) -> Vec<blamed::Shown> {
+        blamed::shown(&self.network, &self.group, signed)
+    }
+
     async fn message(&self, subject: Subject) -> Result<MessageReport, CliError> {
         let signed = self.session("message", subject).await?;
         Ok(MessageReport {
@@ -137,6 +145,7 @@ impl Course {
             session: signed.session.to_string(),
             signature: to_hex(&signed.signature),
             unconfirmed: signed.unconfirmed.iter().map(|member| member.number()).collect(),
+            blamed: self.blamed([&signed]),
         })
     }
 }
@@ -151,6 +160,7 @@ struct MessageReport {
     session: String,
     signature: String,
     unconfirmed: Vec<u16>,
+    blamed: Vec<blamed::Shown>,
 }
 
 impl fmt::Display for MessageReport {

@@ -6,9 +6,11 @@ use tonic::Streaming;
 use super::error::ClientError;
 use super::node::{Client, call};
 use super::read::{at_most, exact, member, present};
+use crate::coordinator::Blame;
 use crate::engine::Subject;
 use crate::ids::{KeyGroupId, Member, SessionId};
 use crate::limits::MEMBERS_MAX;
+use crate::roast::SignedRound;
 use crate::wire::request::DriveRequest;
 use crate::wire::v1;
 
@@ -21,6 +23,32 @@ pub struct Coordinated {
     pub session: SessionId,
     /// Members whose nodes have not confirmed the signature yet.
     pub unconfirmed: Vec<Member>,
+    /// Members at fault, as the node says.
+    pub blamed: Vec<Blamed>,
+}
+
+/// A member at fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Blamed {
+    /// Who.
+    pub member: Member,
+    /// The fault, a sentence without its subject.
+    pub fault: String,
+    /// A bad share that the member's identity signed, when that is the fault.
+    pub proof: Option<SignedRound>,
+}
+
+impl From<&(Member, Blame)> for Blamed {
+    fn from((member, blame): &(Member, Blame)) -> Self {
+        Self { member: *member, fault: blame.sentence().to_owned(), proof: blame.proof().cloned() }
+    }
+}
+
+impl Blamed {
+    fn read(message: v1::Blamed) -> Result<Self, ClientError> {
+        let proof = message.proof.map(SignedRound::try_from).transpose().map_err(ClientError::nonsense)?;
+        Ok(Self { member: member("blamed", message.member)?, fault: message.fault, proof })
+    }
 }
 
 impl Client {
@@ -69,11 +97,13 @@ async fn finished(mut events: Streaming<v1::SignEvent>, watch: &impl Fn(&str)) -
             Event::Progress(line) => watch(&line),
             Event::Finished(end) => {
                 at_most("unconfirmed", &end.unconfirmed, MEMBERS_MAX)?;
+                at_most("blamed", &end.blamed, MEMBERS_MAX)?;
                 let unconfirmed = end.unconfirmed.iter().map(|&number| member("unconfirmed", number));
                 return Ok(Coordinated {
                     signature: exact("signature", &end.signature)?,
                     session: SessionId::new(&end.session_id).map_err(ClientError::nonsense)?,
                     unconfirmed: unconfirmed.collect::<Result<_, _>>()?,
+                    blamed: end.blamed.into_iter().map(Blamed::read).collect::<Result<_, _>>()?,
                 });
             }
         }

@@ -35,7 +35,7 @@ pub mod view;
 pub use admin::{FreezeReply, RosterReply};
 pub use agreement::{KnownGroup, NotKnown};
 pub use channel::Endpoint;
-pub use coordination::Coordinated;
+pub use coordination::{Blamed, Coordinated};
 pub use error::ClientError;
 pub use network::{MemberPort, Network, NodeClient};
 pub use node::Client;

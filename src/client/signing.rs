@@ -7,7 +7,7 @@ use frostkeep_hsm::entropy;
 use tokio::time::timeout;
 
 use super::agreement::KnownGroup;
-use super::coordination::Coordinated;
+use super::coordination::{Blamed, Coordinated};
 use super::error::ClientError;
 use super::network::{Network, NodeClient};
 use super::patience::Patience;
@@ -37,6 +37,8 @@ pub struct Signed {
     pub session: SessionId,
     /// Members whose nodes have not confirmed the signature: their sessions end when they next hear of it.
     pub unconfirmed: Vec<Member>,
+    /// Members at fault. A proof has been checked here.
+    pub blamed: Vec<Blamed>,
 }
 
 /// Why there is no signature.
@@ -123,10 +125,11 @@ impl Network {
         let config = DriveConfig { deadline_ms, handover_ms: HANDOVER_MS_MAX, ..DriveConfig::default() };
         let mut tell = |progress: &coordinator::Progress| watch(&progress.to_string());
         let setting = group.setting(subject);
-        let Done { session, signature, unconfirmed } =
+        let Done { session, signature, unconfirmed, blamed } =
             coordinator::sign(&port, &setting, &config, &mut entropy::os(), &mut tell).await?;
         // The machine has verified it: through libsecp256k1, as every signature that it gives.
-        Ok(Signed { signature: *signature.as_bytes(), session, unconfirmed })
+        let blamed = blamed.iter().map(Blamed::from).collect();
+        Ok(Signed { signature: *signature.as_bytes(), session, unconfirmed, blamed })
     }
 }
 
@@ -156,8 +159,13 @@ async fn asked(
     if !verified {
         return Ok(Err(SigningError::Wrong(node.name.clone())));
     }
-    let Coordinated { signature, session, unconfirmed } = signed;
-    Ok(Ok(Signed { signature, session, unconfirmed }))
+    let Coordinated { signature, session, unconfirmed, mut blamed } = signed;
+    // The node's word is not a proof: what does not hold here is its word alone.
+    let setting = group.setting(subject).in_session(session.clone());
+    for one in &mut blamed {
+        one.proof = one.proof.take().filter(|round| round.member == one.member.number() && setting.proves_fault(round));
+    }
+    Ok(Ok(Signed { signature, session, unconfirmed, blamed }))
 }
 
 /// Refuses unless the node is there and coordinates: a session's whole deadline is too long to find that out.

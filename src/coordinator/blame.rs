@@ -19,6 +19,14 @@ impl Blame {
             Self::Unproved(fault) => fault.sentence(),
         }
     }
+
+    /// What anybody can check, if there is such a thing.
+    pub fn proof(&self) -> Option<&SignedRound> {
+        match self {
+            Self::Proved(round) => Some(round),
+            Self::Unproved(_) => None,
+        }
+    }
 }
 
 /// What no honest member sends.

@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::ask::{Answer, Ask, AskKey, Effect, Event, Hindrance, Machine, Progress};
+use super::blame::Blame;
 use super::evidence::EvidenceMachine;
 use super::port::{Port, PortError};
 use super::roast::RoastMachine;
@@ -60,6 +61,8 @@ pub struct Done {
     pub signature: Signature,
     /// Members whose nodes did not confirm the signature: their sessions end when they next hear of it.
     pub unconfirmed: Vec<Member>,
+    /// Members at fault in this session, with what shows it, in the order in which it came up.
+    pub blamed: Vec<(Member, Blame)>,
 }
 
 /// Why there is no signature.
@@ -121,8 +124,9 @@ pub async fn drive<P: Port>(
         Ended::Stuck(members) => return Err(DriveError::Stuck { session, members }),
         Ended::TryOver(members) => return Err(DriveError::TryOver { session, members }),
     };
+    let blamed = std::mem::take(&mut driver.blamed);
     let unconfirmed = hand_over(port, setting, signature, config).await;
-    Ok(Done { session, signature, unconfirmed })
+    Ok(Done { session, signature, unconfirmed, blamed })
 }
 
 /// Signs the subject of `setting` under the policy `roast`: in the session of the lowest try that enough members have left
@@ -208,6 +212,7 @@ struct Driver<'a, P> {
     room: Arc<Semaphore>,
     /// How often each question was put.
     asked: BTreeMap<(Member, AskKey), u32>,
+    blamed: Vec<(Member, Blame)>,
 }
 
 impl<'a, P: Port> Driver<'a, P> {
@@ -219,7 +224,7 @@ impl<'a, P: Port> Driver<'a, P> {
         watch: &'a mut (dyn FnMut(&Progress) + Send),
     ) -> Self {
         let (under_way, room, asked) = (JoinSet::new(), Arc::new(Semaphore::new(ASKS_MAX)), BTreeMap::new());
-        Self { port, setting, config, entropy, watch, under_way, room, asked }
+        Self { port, setting, config, entropy, watch, under_way, room, asked, blamed: Vec::new() }
     }
 
     async fn run(&mut self, machine: &mut dyn Machine) -> Ended {
@@ -239,7 +244,12 @@ impl<'a, P: Port> Driver<'a, P> {
                             Event::Woke { attempt }
                         });
                     }
-                    Effect::Tell(progress) => (self.watch)(&progress),
+                    Effect::Tell(progress) => {
+                        if let Progress::Blamed { member, blame } = &progress {
+                            self.blamed.push((*member, blame.clone()));
+                        }
+                        (self.watch)(&progress);
+                    }
                     Effect::Finished(signature) => return Ended::Finished(signature),
                     Effect::Stuck(members) => return Ended::Stuck(members),
                     Effect::TryOver(members) => return Ended::TryOver(members),

@@ -11,8 +11,8 @@ use crate::identity::IdentityKey;
 use crate::ids::{CeremonyId, KeyGroupId, Member, RoundId, SessionId, to_hex};
 use crate::limits::{SESSION_TRIES_MAX, TRIALS_MAX};
 use crate::roast::{
-    AttemptBinding, AttemptContext, AttemptContextParts, ContextError, EvidenceOracle, RoundBinding, SignedRound,
-    Transition, TransitionError, evidence, round_signature_message,
+    AttemptBinding, AttemptContext, AttemptContextParts, ContextError, EvidenceOracle, RoundBinding, ShareVerdict,
+    SignedRound, Transition, TransitionError, evidence, round_signature_message,
 };
 
 const SESSION_ID_DOMAIN: &str = "frostkeep/session-id/v1";
@@ -162,6 +162,11 @@ impl Setting {
         let id = self.round_binding(context, member).round_id(&round.package);
         let message = round_signature_message(&id, member, &round.share);
         self.facts.genuine(member, &message, &round.round_signature)
+    }
+
+    /// Whether this answer proves its member's fault: its identity signed it, and its share does not verify.
+    pub fn proves_fault(&self, round: &SignedRound) -> bool {
+        self.facts.verdict(&self.session, &self.subject, round) == ShareVerdict::Invalid
     }
 
     /// Whether the voter's identity signed this vote.

@@ -273,3 +273,21 @@ fn open_session<'a>(state: &'a mut State, key_group: &KeyGroupId, id: &SessionId
     let group = group(state, key_group)?;
     group.sessions.get_mut(id).ok_or_else(|| format!("session {id} is not open"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_encoding_of_a_snapshot_item_never_changes() {
+        let key_group = KeyGroupId::new([2; 33]).unwrap();
+        for (item, number) in [
+            (Item::Position(Position::ZERO), 0),
+            (Item::Begun(Vec::new()), 8),
+            (Item::ClientKey(SecretBytes::new(Zeroizing::new(vec![1]))), 9),
+            (Item::Replaced { key_group, seats: Vec::new() }, 10),
+        ] {
+            assert_eq!(record::encode(&item, 100).unwrap().first(), Some(&number), "{item:?}");
+        }
+    }
+}

@@ -340,3 +340,35 @@ pub(crate) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Recor
         .map_err(|error| RecordError::Decode { bytes: bytes.len(), detail: error.to_string() })?;
     if rest.is_empty() { Ok(value) } else { Err(RecordError::Trailing { left: rest.len() }) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::NodeIdentity;
+
+    fn key_group() -> KeyGroupId {
+        KeyGroupId::new([2; 33]).unwrap()
+    }
+
+    /// The bytes that the manual gives: another order of variants or fields makes every journal unreadable.
+    #[test]
+    fn the_encoding_of_a_record_never_changes() {
+        let key = Record::ClientKey(SecretBytes::new(Zeroizing::new(vec![0xaa, 0xbb])));
+        assert_eq!(*encode(&key, 100).unwrap(), [13, 2, 0xaa, 0xbb]);
+        let identity = NodeIdentity::from_seed(&[1; 32]).public();
+        let member = Member::new(300).unwrap();
+        let replaced = Record::IdentityReplaced { key_group: key_group(), member, identity, unix: 5, by: "ab".into() };
+        let bytes = encode(&replaced, 100).unwrap();
+        let expected = [&[14][..], &[2; 33], &[0xac, 0x02], identity.as_bytes(), &[5, 2], b"ab"].concat();
+        assert_eq!(*bytes, expected);
+        assert!(matches!(decode(&bytes), Ok(Record::IdentityReplaced { unix: 5, .. })));
+        let numbers = [
+            (Record::Retired { key_group: key_group() }, 4),
+            (Record::Thawed { key_group: key_group(), freezes: vec![], unix: 0, by: String::new() }, 11),
+            (Record::Begun { ceremony: CeremonyId::new([0; 16]) }, 12),
+        ];
+        for (record, number) in numbers {
+            assert_eq!(encode(&record, 100).unwrap().first(), Some(&number), "{record:?}");
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! Another node identity for a member, for one that is lost.
 
+use std::collections::BTreeMap;
+
 use super::Engine;
 use super::caller::{Caller, Role};
 use super::core::{Core, Env};
@@ -51,9 +53,7 @@ impl Core {
             {
                 return Ok(*position);
             }
-            let first = certificate.transcript().parameters().seats();
-            let held_by_the_same_node = |other: &Member| first.get(other) == first.get(&member);
-            check_seat(group, member, identity, held_by_the_same_node)?;
+            check_seat(group, certificate.transcript().parameters().seats(), member, identity)?;
             let own = self.identity()?.public();
             if group.seats.contains_key(&member) && identity != own {
                 return Err(Refusal::InvalidRequest(format!(
@@ -67,12 +67,12 @@ impl Core {
 }
 
 /// Two members have one identity only where the key generation gave them to one node: otherwise one node would speak for as
-/// many members as were given to it, and the votes of several are what evidence counts.
+/// many members as were given to it, and the votes of several are what evidence counts. `first`: the seats of the certificate.
 fn check_seat(
     group: &KeyGroup,
+    first: &BTreeMap<Member, IdentityKey>,
     member: Member,
     identity: IdentityKey,
-    held_by_the_same_node: impl Fn(&Member) -> bool,
 ) -> Result<(), Refusal> {
     match group.identities.get(&member) {
         None => {
@@ -83,8 +83,10 @@ fn check_seat(
         }
         Some(_) => {}
     }
-    let taken = group.identities.iter().find(|(other, known)| **known == identity && !held_by_the_same_node(other));
-    match taken {
+    let of_another_node = |other: &Member| first.get(other) != first.get(&member);
+    let given =
+        group.identities.iter().chain(first).find(|(other, known)| **known == identity && of_another_node(other));
+    match given {
         None => Ok(()),
         Some((other, _)) => Err(Refusal::InvalidRequest(format!(
             "identity {identity} is that of member {other}, which another node holds than member {member}"

@@ -12,6 +12,9 @@ pub mod outage {}
 #[doc = include_str!("coordination.md")]
 pub mod coordination {}
 
+#[doc = include_str!("network.md")]
+pub mod network {}
+
 #[doc = include_str!("operations.md")]
 pub mod operations {}
 

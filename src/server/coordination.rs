@@ -16,7 +16,7 @@ use super::shared::{Asker, Shared};
 use crate::client::MemberPort;
 use crate::coordinator::ask::AttemptAsk;
 use crate::coordinator::{
-    Done, DriveConfig, DriveError, EvidenceMachine, Progress, Setting, drive, session_id, sign, sign_by_evidence,
+    Blame, Done, DriveConfig, DriveError, EvidenceMachine, Progress, Setting, drive, session_id, sign, sign_by_evidence,
 };
 use crate::engine::{Refusal, Subject};
 use crate::ids::{AttemptPolicy, KeyGroupId, Member, SessionId};
@@ -125,11 +125,12 @@ impl Drive {
                 sign_by_evidence(&self.port, &self.setting, &self.own, config, &mut entropy, &mut watch).await
             }
         };
-        let Done { session, signature, unconfirmed } = done.map_err(|error| unsigned(&error))?;
+        let Done { session, signature, unconfirmed, blamed } = done.map_err(|error| unsigned(&error))?;
         let finished = v1::Finished {
             signature: signature.as_bytes().to_vec(),
             session_id: session.as_str().to_owned(),
             unconfirmed: unconfirmed.iter().map(|member| member.number().into()).collect(),
+            blamed: blamed.iter().map(told_of).collect(),
         };
         Ok(v1::SignEvent { event: Some(Event::Finished(finished)) })
     }
@@ -174,6 +175,11 @@ fn paced(deadline_ms: u64) -> DriveConfig {
 fn unsigned(error: &DriveError) -> Status {
     let told = error.members().iter().map(|(member, why)| format!("; member {member} {why}"));
     status(error.reason(), format!("{error}{}", told.collect::<String>()))
+}
+
+fn told_of((member, blame): &(Member, Blame)) -> v1::Blamed {
+    let proof = blame.proof().map(Into::into);
+    v1::Blamed { member: member.number().into(), fault: blame.sentence().to_owned(), proof }
 }
 
 fn line(progress: String) -> v1::SignEvent {

@@ -409,6 +409,15 @@ impl Cluster {
         Self { nodes, group, key_group, confirmed, identities, seats, _directory: directory }
     }
 
+    /// One node that holds every seat.
+    pub fn of_one(node: TestNode, confirmed: ConfirmedKeyGroup, directory: tempfile::TempDir) -> Self {
+        let identities = vec![node.engine().node_identity().unwrap()];
+        let group = confirmed.certificate().group().clone();
+        let seats = group.members().iter().map(|seat| (*seat, 0)).collect();
+        let key_group = group.id();
+        Self { nodes: vec![node], group, key_group, confirmed, identities, seats, _directory: directory }
+    }
+
     pub fn engine_of(&self, seat: Member) -> Engine {
         self.nodes[self.seats[&seat]].engine()
     }

@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::blamed::Shown;
 use super::{Args, Course};
 use crate::bitcoin::{GroupInput, PsbtError, PsbtFile};
 use crate::cli::progress::Reporter;
@@ -78,6 +79,7 @@ pub(super) struct Report {
     key_group: String,
     txid: String,
     inputs: Vec<Input>,
+    blamed: Vec<Shown>,
     already_signed: Vec<usize>,
     other_inputs: Vec<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -138,6 +140,7 @@ impl Report {
             key_group: course.group.id().to_string(),
             txid: txid.to_string(),
             inputs: own.iter().filter_map(input).collect(),
+            blamed: course.blamed(signed.values()),
             already_signed: own.iter().filter(|input| input.signature.is_some()).map(|input| input.input).collect(),
             other_inputs: (0..file.transaction().input_count()).filter(|input| !ours.contains(input)).collect(),
             psbt: transaction.is_none().then(|| file.to_base64()),
@@ -174,6 +177,7 @@ impl Report {
                 reporter.note(&format!("inputs {what}: {}", list(inputs)));
             }
         }
+        self.blamed.iter().for_each(|one| reporter.note(&one.to_string()));
         reporter.note(&format!("transaction {}", self.txid));
         match (&self.out, self.transaction, self.psbt) {
             (Some(path), _, _) => reporter.note(&format!("written to {}", path.display())),
