@@ -510,6 +510,7 @@ impl v1::coordination_server::Coordination for Liar {
             signature: signature.serialize().to_vec(),
             session_id: session_id(&subject(1), 0).to_string(),
             unconfirmed: Vec::new(),
+            blamed: Vec::new(),
         };
         let event = v1::SignEvent { event: Some(v1::sign_event::Event::Finished(finished)) };
         Ok(Response::new(tokio_stream::iter(vec![Ok(event)])))
