@@ -518,15 +518,31 @@ async fn under_evidence_a_node_coordinates_the_trial_and_the_signature() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_that_no_node_can_prove_says_so_and_has_no_address() {
+async fn a_key_that_nobody_has_proved_says_so_and_has_no_address() {
+    let net = Net::started(NetPlan::of(2)).await;
+    // It may make keys, and not sign.
+    let key = net.directory().join("admin.key");
+    net.clients["admin"].write(&key).unwrap();
+    let admin = Operator { roster: net.roster.clone(), key, directory: net.directory().to_owned() };
+    let ran = admin.run(&["keygen", "--json", "--threshold", "2"]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (3, ""));
+    let error = ran.error();
+    assert_eq!(error["reason"], "permission_denied");
+    let ceremony = text(&error["details"]["ceremony"]);
+    assert!(text(&error["hint"]).contains(&format!("frostkeep keygen --resume {ceremony}")), "{error}");
+    let proved = Operator::of(&net).run(&["keygen", "--json", "--resume", ceremony]).await.json();
+    assert_eq!(proved["key_group"], error["details"]["key_group"]);
+    assert!(text(&proved["address"]).starts_with("bc1p"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_evidence_no_key_is_begun_that_no_node_could_prove() {
     let net = Net::started(NetPlan { coordination: false, ..NetPlan::of(2) }).await;
     let operator = Operator::of(&net);
     let ran = operator.run(&["keygen", "--json", "--threshold", "2", "--policy", "evidence"]).await;
-    assert_eq!((ran.code, ran.stdout.as_str()), (3, ""));
-    let error = ran.error();
-    assert_eq!(error["reason"], "coordination_off");
-    let ceremony = text(&error["details"]["ceremony"]);
-    assert!(text(&error["hint"]).contains(&format!("frostkeep keygen --resume {ceremony}")), "{error}");
+    assert_eq!((ran.code, text(&ran.error()["reason"])), (3, "coordination_off"));
+    let listed = operator.run(&["keygroup", "list", "--all", "--json"]).await.json();
+    assert_eq!(listed["key_groups"], json!([]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

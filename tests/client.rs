@@ -202,6 +202,37 @@ async fn a_key_that_is_not_the_expected_one_on_either_side_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn calls_to_a_node_that_hangs_wait_for_one_connection_and_not_in_turn() {
+    let net = Net::new(NetPlan::of(1)).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&accepted);
+    tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::SeqCst);
+            held.push(stream);
+        }
+    });
+    let (key, pin) = (Arc::clone(&net.clients["operator"]), net.nodes[0].line.serving_pin);
+    let client = Client::connect(&Endpoint::Tls { address, key, pin }).unwrap().with(Patience::once());
+    let mut calls = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let client = client.clone();
+        calls.spawn(async move { client.status().await.err().unwrap().to_string() });
+    }
+    let all = async {
+        while let Some(error) = calls.join_next().await {
+            assert_eq!(error.unwrap(), "not reached: no connection within 5000 ms");
+        }
+    };
+    // In turn they would take 100 seconds.
+    tokio::time::timeout(Duration::from_secs(15), all).await.unwrap();
+    assert!(accepted.load(Ordering::SeqCst) <= 2, "{accepted:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_user_whom_a_node_does_not_serve_is_told_why() {
     let net = Net::started(NetPlan { admin_uids: Some(vec![54_321]), ..NetPlan::of(1) }).await;
     let local = Client::connect(&Endpoint::Socket(net.nodes[0].config.socket.clone())).unwrap();

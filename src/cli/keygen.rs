@@ -16,15 +16,19 @@ use serde::Serialize;
 use self::failure::{failed, unproved};
 use self::unfinished::Unfinished;
 use super::progress::Reporter;
-use super::reach::{NETWORK_HELP, NetworkArgs, block_on};
+use super::reach::{NETWORK_HELP, NetworkArgs, ask_all, block_on, select};
 use super::{BitcoinNetwork, CliError, Output, policy};
 use crate::ceremony::{CeremonyError, Driver, Event, Pace, Progress, Stands};
-use crate::client::{KnownGroup, Network, NodeClient};
+use crate::client::{KnownGroup, Network, NodeClient, Patience};
 use crate::engine::trial_subject;
 use crate::identity::IdentityKey;
 use crate::ids::{AttemptPolicy, CeremonyId, Member, to_hex};
 use crate::keygen::{ConfirmedKeyGroup, Parameters};
 use crate::policy::SigningPolicy;
+use crate::reasons::Reason;
+
+/// How long nodes are asked whether they coordinate, milliseconds.
+const REACHED_MS_MAX: u64 = 6_000;
 
 const HELP: &str = "Every node of the roster that has members takes part. A pre-flight asks all of them before any secret exists, and everybody
 who stands in the way is named. It is safe to run the command again: what an earlier run has left unfinished, with the same
@@ -140,6 +144,9 @@ async fn generate(
         None => SigningPolicy::standard(),
     };
     let parameters = parameters(network, threshold, args.policy.into(), &signing_policy)?;
+    if args.policy == Attempts::Evidence {
+        somebody_coordinates(network).await?;
+    }
     let (same, others): (Vec<Unfinished>, Vec<Unfinished>) =
         unfinished::find(network).await.into_iter().partition(|left| left.is_of(&parameters));
     for left in others {
@@ -155,6 +162,22 @@ async fn generate(
     }
     reporter.note(&format!("key generation {} begins", parameters.ceremony()));
     driver.run(&parameters, &signing_policy).await.map_err(|error| failed(&error))
+}
+
+/// Under `evidence` nobody else can prove the key: better said before there is one. Nodes that do not answer are the
+/// pre-flight's affair.
+async fn somebody_coordinates(network: &Network) -> Result<(), CliError> {
+    let asked = ask_all(select(network, &[])?, |client| async move {
+        client.with(Patience::short_ms(REACHED_MS_MAX)).status().await
+    });
+    let answers = asked.await;
+    let mut said = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok()).peekable();
+    if said.peek().is_none() || said.any(|status| status.message.coordination) {
+        return Ok(());
+    }
+    let text = "no node coordinates, which the attempt policy evidence needs: nothing was begun";
+    Err(CliError::refused(Reason::CoordinationOff, text)
+        .with_hint("`coordination = true` in the configuration of the members' nodes"))
 }
 
 fn over_for_good(left: &Unfinished) -> String {
