@@ -14,7 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Sleep, sleep};
 use tonic::Status;
 
+use super::counters::Cause;
 use super::settings::count;
+use super::shared::Shared;
 use crate::limits::SEND_BUFFER_BYTES_MAX;
 use crate::reasons::Reason;
 use crate::wire::status::status;
@@ -134,8 +136,8 @@ impl Drop for InFlight {
 pub(super) struct Streams {
     /// Held by every task of the server: closed when all are over.
     pub(super) alive: mpsc::Sender<()>,
-    /// The longest that a caller may take to read.
-    pub(super) reply: Duration,
+    /// Has the longest that a caller may take to read, and counts those who take longer.
+    pub(super) shared: Arc<Shared>,
 }
 
 impl<F> hyper::rt::Executor<F> for Streams
@@ -144,13 +146,17 @@ where
     F::Output: Send,
 {
     fn execute(&self, stream: F) {
-        let (call, alive, limit) = (Arc::new(Call::default()), self.alive.clone(), self.reply);
+        let (call, alive, shared) = (Arc::new(Call::default()), self.alive.clone(), Arc::clone(&self.shared));
+        let limit = shared.limits.reply();
         tokio::spawn(CALL.scope(Arc::clone(&call), async move {
             let _alive = alive;
             tokio::select! {
                 _ = stream => {}
                 // Dropping the stream resets it.
-                () = call.unread(limit) => tracing::debug!(?limit, "a reply was not read in time"),
+                () = call.unread(limit) => {
+                    shared.counters.refuse(Cause::ReplyTimeout);
+                    tracing::debug!(?limit, "a reply was not read in time");
+                }
             }
         }));
     }

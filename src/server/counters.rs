@@ -29,6 +29,9 @@ causes! {
     ConnectionLimit "connection_limit" "As many connections as there may be.";
     HandshakeLimit "handshake_limit" "As many TLS handshakes as there may be.";
     HandshakeTimeout "handshake_timeout" "The TLS handshake, or the opening of HTTP/2 after it, did not come in time.";
+    Http2 "http2" "What is no HTTP/2, or floods.";
+    PingTimeout "ping_timeout" "A silent connection did not say in time that it lives.";
+    ReplyTimeout "reply_timeout" "What was sent was not read in time: the call, or the connection, is ended.";
     Tls "tls" "No TLS 1.3 handshake, or one without a certificate.";
     UnknownPin "unknown_pin" "A key that the roster does not know.";
     PinLimit "pin_limit" "As many connections of one client key as there may be.";

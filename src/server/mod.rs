@@ -10,7 +10,7 @@
 //! A refused caller costs no seal, no disk, and no more memory than its connection.
 //!
 //! - [`config`], [`settings`]: the node's TOML file, and the limits in it
-//! - `listener`, `socket`: the two ways in; `connection`: HTTP/2 on either; `call`: what one call may hold and how long
+//! - `listener`, `socket`: the two ways in; `connection`: HTTP/2 on either; `paced`: how long its peer may take; `call`: what one call may hold and how long
 //! - `gate`, `methods`: who may call what, and when
 //! - `services`: the way to `signer`, `keygen`, `node`, `admin`, `coordination`, `health`, a service each
 //! - `rosters`: the roster in force; [`counters`]: what was let in and what was not
@@ -29,6 +29,7 @@ mod keygen;
 mod listener;
 mod methods;
 mod node;
+mod paced;
 mod rosters;
 mod services;
 pub mod settings;
@@ -163,7 +164,7 @@ impl Server {
         let known = Arc::new(move |pin: &Pin| roster.rosters.current().caller(pin).is_some());
         let tls = server_config(&key, known)?;
         let (alive, ended) = mpsc::channel(1);
-        let streams = Streams { alive, reply: shared.limits.reply() };
+        let streams = Streams { alive, shared: Arc::clone(&shared) };
         let routes = Routes::new(&shared);
         let users = config.admin_uids.iter().copied().collect();
         tokio::spawn(Door::new(&shared, tls, routes.clone(), streams.clone()).accept(tcp));
