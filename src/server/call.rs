@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -50,13 +51,15 @@ fn hold_bytes(budget: &Arc<Semaphore>, call: &Call, bytes: u64) -> Result<(), St
 pub(super) struct Call {
     permits: Mutex<Vec<OwnedSemaphorePermit>>,
     in_flight: Mutex<Option<InFlight>>,
+    misread: AtomicBool,
     /// Odd while something waits for the caller to read it.
     waiting: watch::Sender<u64>,
 }
 
 impl Default for Call {
     fn default() -> Self {
-        Self { permits: Mutex::default(), in_flight: Mutex::default(), waiting: watch::Sender::new(0) }
+        let waiting = watch::Sender::new(0);
+        Self { permits: Mutex::default(), in_flight: Mutex::default(), misread: AtomicBool::new(false), waiting }
     }
 }
 
@@ -74,6 +77,15 @@ impl Call {
     /// Counts as under way until the call is over.
     pub(super) fn count(&self, in_flight: InFlight) {
         *self.in_flight.lock().unwrap_or_else(PoisonError::into_inner) = Some(in_flight);
+    }
+
+    /// Its message means nothing: the call is refused without the engine, which counts its own refusals.
+    pub(super) fn misread(&self) {
+        self.misread.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_misread(&self) -> bool {
+        self.misread.load(Ordering::Relaxed)
     }
 
     /// Says whether the next step is the caller's: to read.
@@ -167,24 +179,17 @@ pub(super) struct RequestBody {
     incoming: Incoming,
     call: Arc<Call>,
     budget: Arc<Semaphore>,
-    message_bytes_max: u64,
-    time: Duration,
+    shared: Arc<Shared>,
     deadline: Pin<Box<Sleep>>,
     prefix: Vec<u8>,
     left: u64,
 }
 
 impl RequestBody {
-    pub(super) fn new(
-        incoming: Incoming,
-        call: Arc<Call>,
-        budget: Arc<Semaphore>,
-        message_bytes_max: u64,
-        time: Duration,
-    ) -> Self {
-        let deadline = Box::pin(sleep(time));
+    pub(super) fn new(incoming: Incoming, call: Arc<Call>, budget: Arc<Semaphore>, shared: Arc<Shared>) -> Self {
+        let deadline = Box::pin(sleep(shared.limits.body()));
         let prefix = Vec::with_capacity(PREFIX_BYTES);
-        Self { incoming, call, budget, message_bytes_max, time, deadline, prefix, left: 0 }
+        Self { incoming, call, budget, shared, deadline, prefix, left: 0 }
     }
 
     /// Looks at what comes before anybody makes room for it.
@@ -204,9 +209,14 @@ impl RequestBody {
         Ok(())
     }
 
+    fn refuse(&self, refused: Status) -> Status {
+        self.shared.counters.refuse_status(&refused);
+        refused
+    }
+
     fn begin(&mut self, length: u64) -> Result<(), Status> {
-        if length > self.message_bytes_max {
-            let limit = self.message_bytes_max;
+        let limit = self.shared.limits.message_bytes;
+        if length > limit {
             let problem = format!("a request of {length} bytes: at most {limit} are allowed");
             return Err(status(Reason::InvalidRequest, problem));
         }
@@ -223,16 +233,15 @@ impl Body for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
             ready!(self.deadline.as_mut().poll(cx));
-            let limit_ms = self.time.as_millis();
-            let problem = format!("the request did not come within {limit_ms} ms");
-            return Poll::Ready(Some(Err(status(Reason::InvalidRequest, problem))));
+            let problem = format!("the request did not come within {} ms", self.shared.limits.body_ms);
+            return Poll::Ready(Some(Err(self.refuse(status(Reason::InvalidRequest, problem)))));
         };
         Poll::Ready(match frame {
             None => None,
             Some(Err(error)) => Some(Err(status(Reason::InvalidRequest, format!("the request broke off: {error}")))),
             Some(Ok(frame)) => match frame.data_ref().map_or(Ok(()), |data| self.admit(data)) {
                 Ok(()) => Some(Ok(frame)),
-                Err(refused) => Some(Err(refused)),
+                Err(refused) => Some(Err(self.refuse(refused))),
             },
         })
     }

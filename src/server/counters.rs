@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tonic::Status;
+
 use crate::reasons::Reason;
+use crate::wire::status::Problem;
 
 macro_rules! causes {
     ($($variant:ident $name:literal $meaning:literal;)+) => {
@@ -97,6 +100,13 @@ impl Counters {
     /// Counts a call as refused before it reached the engine.
     pub(super) fn refuse_call(&self, reason: Reason) {
         add(Reason::ALL, &self.calls_refused, reason);
+    }
+
+    /// The same for a call that was refused with this status.
+    pub(super) fn refuse_status(&self, refused: &Status) {
+        if let Some(problem) = Problem::from_status(refused) {
+            self.refuse_call(problem.reason);
+        }
     }
 
     pub(super) fn view(&self) -> CountersView {

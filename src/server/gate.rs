@@ -17,7 +17,7 @@ use super::shared::{Asker, Entrance, Shared};
 use crate::engine::{Caller, Refusal, Role};
 use crate::reasons::Reason;
 use crate::roster::Pin;
-use crate::wire::status::{Problem, refusal_status, status};
+use crate::wire::status::{refusal_status, status};
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -45,12 +45,14 @@ impl Gate {
             Ok((method, asker)) => {
                 let caller = method.is_noted().then(|| asker.caller.name.clone());
                 request.extensions_mut().insert(asker);
-                let limits = &self.shared.limits;
-                let (message_bytes, body) = (limits.message_bytes, limits.body());
-                let call = Arc::clone(&call);
-                let request =
-                    request.map(|incoming| RequestBody::new(incoming, call, buffered.clone(), message_bytes, body));
-                let response = with_reason(self.routes.call(request).await);
+                let body = |incoming| {
+                    RequestBody::new(incoming, Arc::clone(&call), Arc::clone(&buffered), Arc::clone(&self.shared))
+                };
+                let request = request.map(body);
+                let response = with_reason(self.routes.call(request).await, &call);
+                if let Some(refused) = Status::from_header_map(response.headers()).filter(|_| call.is_misread()) {
+                    self.shared.counters.refuse_status(&refused);
+                }
                 if let Some(caller) = caller {
                     let code = Status::from_header_map(response.headers()).map_or(Code::Ok, |status| status.code());
                     tracing::info!(%caller, method = method.path, ?code, "called");
@@ -58,9 +60,7 @@ impl Gate {
                 response
             }
             Err(status) => {
-                if let Some(problem) = Problem::from_status(&status) {
-                    self.shared.counters.refuse_call(problem.reason);
-                }
+                self.shared.counters.refuse_status(&status);
                 tracing::debug!(who = ?self.who, path = request.uri().path(), %status, "refused");
                 status.into_http()
             }
@@ -121,11 +121,12 @@ impl hyper::service::Service<Request<Incoming>> for Gate {
 }
 
 /// What the library refuses by itself, messages that do not decode, is the caller's fault and says so like any refusal.
-fn with_reason(response: Response<tonic::body::Body>) -> Response<tonic::body::Body> {
+fn with_reason(response: Response<tonic::body::Body>, call: &Call) -> Response<tonic::body::Body> {
     let Some(found) = Status::from_header_map(response.headers()) else { return response };
     let from_library =
         matches!(found.code(), Code::Internal | Code::OutOfRange | Code::ResourceExhausted | Code::Unknown);
     if from_library && found.details().is_empty() {
+        call.misread();
         return status(Reason::InvalidRequest, found.message()).into_http();
     }
     response

@@ -10,7 +10,7 @@ use tonic::Status;
 use tonic_health::pb::health_server::HealthServer;
 use tower::Service;
 
-use super::call::RequestBody;
+use super::call::{Call, RequestBody};
 use super::settings::count;
 use super::shared::{Asker, Shared};
 use crate::engine::Refusal;
@@ -89,6 +89,7 @@ pub(super) fn unread<E>(error: E) -> Status
 where
     Refusal: From<E>,
 {
+    Call::current().misread();
     refusal_status(&error.into())
 }
 
