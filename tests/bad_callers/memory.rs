@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use frostkeep::limits::{CONNECTION_WINDOW_BYTES, SEND_BUFFER_BYTES_MAX};
+use frostkeep::reasons::Reason;
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
 use hyper::body::Bytes;
@@ -137,8 +138,10 @@ async fn the_memory_of_a_node_stays_within_what_its_limits_say_whatever_its_call
             sleep(Duration::from_millis(20)).await;
         }
         let grown = most.saturating_sub(before);
-        println!("{} KiB of {} KiB", grown >> 10, BOUND >> 10);
         assert!(grown < BOUND, "round {round}: {} KiB more, the limits allow {} KiB", grown >> 10, BOUND >> 10);
+        assert_eq!(scene.open() as usize, CONNECTIONS, "they are all there");
+        assert!(attack.unread.len() >= CALLS_PER_CONNECTION, "{} replies are unread", attack.unread.len());
+        assert!(scene.calls_refused(Reason::CapacityExceeded) > 0, "they asked for more than there is");
         // Administration has room of its own all the while.
         crate::stage::status_over(scene.stage.net.nodes[0].socket().await.unwrap()).await;
         drop(attack);
