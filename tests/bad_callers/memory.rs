@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::calls::{START, STATUS, WINDOW, framed, http2, post};
 use crate::kit::eventually;
-use crate::raw::{CONTINUATION, HEADERS, Raw, call, frame};
+use crate::raw::{CONTINUATION, HEADERS, Raw, call, fillers, frame};
 use crate::scene::{END, Scene};
 
 const MIB: usize = 1 << 20;
@@ -77,7 +77,7 @@ impl Attack {
                 2 => attack.ask(scene, http2(node, key, 0).await).await,
                 _ => {
                     let mut raw = Raw::open(node, key).await;
-                    let more = frame(CONTINUATION, 0, 1, &[0x40; 4_000]);
+                    let more = frame(CONTINUATION, 0, 1, &fillers(100));
                     raw.say(&[frame(HEADERS, 0, 1, &call(STATUS)), more].concat()).await;
                     attack.raw.push(raw);
                 }

@@ -6,8 +6,8 @@ use tonic::Code;
 
 use crate::calls::{START, STATUS, WINDOW, framed, http2, post, reason_of, say};
 use crate::raw::{
-    COMPRESSION_ERROR, CONTINUATION, DATA, END_HEADERS, ENHANCE_YOUR_CALM, FRAME_SIZE_ERROR, HEADERS, PROTOCOL_ERROR,
-    RST_STREAM, Raw, WINDOW_UPDATE, call, frame,
+    CONTINUATION, DATA, END_HEADERS, ENHANCE_YOUR_CALM, FRAME_SIZE_ERROR, HEADERS, PROTOCOL_ERROR, RST_STREAM, Raw,
+    WINDOW_UPDATE, call, fillers, frame,
 };
 use crate::scene::{END, Scene};
 use crate::stage::status_over;
@@ -95,21 +95,22 @@ async fn a_connection_that_floods_or_breaks_the_rules_is_ended_and_counted() {
     };
     // CVE-2023-44487.
     let opened_and_reset = each(&|stream| frame(RST_STREAM, 0, stream, &[0, 0, 0, 8]));
-    // CVE-2025-8671: it makes the node reset them.
-    let opened_and_broken = each(&|stream| frame(WINDOW_UPDATE, 0, stream, &[0; 4]));
-    let endless = [frame(HEADERS, 0, 1, &fields), frame(CONTINUATION, 0, 1, &[0x40; 1_000]).repeat(1_000)].concat();
+    // CVE-2025-8671: it makes the node reset them, by windows that overflow.
+    let opened_and_broken = each(&|stream| frame(WINDOW_UPDATE, 0, stream, &[0x7f, 0xff, 0xff, 0xff]));
+    let endless = [frame(HEADERS, 0, 1, &fields), frame(CONTINUATION, 0, 1, &fillers(9)).repeat(1_000)].concat();
     let huge = [&[0xff, 0xff, 0xff, DATA, 0, 0, 0, 0, 1][..], &[0; 100]].concat();
-    let cases: [(&str, Vec<u8>, &[u32]); 5] = [
-        ("streams opened and reset", opened_and_reset, &[ENHANCE_YOUR_CALM]),
-        ("streams opened and broken", opened_and_broken, &[ENHANCE_YOUR_CALM, PROTOCOL_ERROR]),
-        ("headers without an end", endless, &[ENHANCE_YOUR_CALM, PROTOCOL_ERROR, COMPRESSION_ERROR]),
-        ("a frame of 16 MiB", huge, &[FRAME_SIZE_ERROR]),
-        ("data of no stream", frame(DATA, 0, 1, &[0; 100]), &[PROTOCOL_ERROR]),
+    let cases: [(&str, Vec<u8>, u32); 5] = [
+        ("streams opened and reset", opened_and_reset, ENHANCE_YOUR_CALM),
+        ("streams opened and broken", opened_and_broken, ENHANCE_YOUR_CALM),
+        ("headers without an end", endless, ENHANCE_YOUR_CALM),
+        ("a frame of 16 MiB", huge, FRAME_SIZE_ERROR),
+        ("data of no stream", frame(DATA, 0, 1, &[0; 100]), PROTOCOL_ERROR),
     ];
-    for (number, (what, says, codes)) in (1..).zip(cases) {
+    for (number, (what, says, expected)) in (1..).zip(cases) {
         let mut raw = Raw::open(&net.nodes[0], &net.clients["observer"]).await;
         let code = raw.tell(&says).await;
-        assert!(code.is_none_or(|code| codes.contains(&code)), "{what}: {code:?}");
+        // It may be closed before that is heard.
+        assert!(code.is_none_or(|code| code == expected), "{what}: {code:?}");
         scene.counted("http2", number).await;
         scene.honest().await;
     }

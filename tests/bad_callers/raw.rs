@@ -24,7 +24,6 @@ pub(crate) const END_HEADERS: u8 = 4;
 /// Why an HTTP/2 connection ends (RFC 9113, section 7).
 pub(crate) const PROTOCOL_ERROR: u32 = 1;
 pub(crate) const FRAME_SIZE_ERROR: u32 = 6;
-pub(crate) const COMPRESSION_ERROR: u32 = 9;
 pub(crate) const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// One frame.
@@ -45,6 +44,11 @@ pub(crate) fn call(path: &str) -> Vec<u8> {
         [vec![0x00], text("te"), text("trailers")].concat(),
     ];
     fields.concat()
+}
+
+/// Headers that mean nothing, 103 bytes each.
+pub(crate) fn fillers(count: usize) -> Vec<u8> {
+    [&[0x00, 1, b'x', 99][..], &[b'x'; 99]].concat().repeat(count)
 }
 
 /// A connection on which the test says whatever it likes.

@@ -9,7 +9,7 @@ use hyper::body::Bytes;
 use tokio::time::{sleep, timeout};
 
 use crate::calls::{START, STATUS, WINDOW, ended, framed, http2, post, reason_of};
-use crate::raw::{CONTINUATION, END_HEADERS, HEADERS, PING, Raw, call, frame};
+use crate::raw::{CONTINUATION, END_HEADERS, HEADERS, PING, Raw, call, fillers, frame};
 use crate::scene::{END, SOON, Scene, closed};
 
 /// Between two bytes of a caller that drips.
@@ -21,11 +21,11 @@ async fn headers_that_drip_end_their_connection() {
     let node = &scene.stage.net.nodes[0];
     let key = &scene.stage.net.clients["observer"];
     let fields = call(STATUS);
-    let whole = frame(HEADERS, END_HEADERS, 1, &[&fields[..], &vec![0; 8_000]].concat());
+    let whole = frame(HEADERS, END_HEADERS, 1, &[&fields[..], &fillers(80)].concat());
     // The same as frames of one byte each: nothing else may come between them, not the answer to a ping.
     let parts: Vec<u8> = [frame(HEADERS, 0, 1, &fields)]
         .into_iter()
-        .chain((0..1_000).map(|_| frame(CONTINUATION, 0, 1, &[0x40])))
+        .chain(fillers(10).iter().map(|byte| frame(CONTINUATION, 0, 1, &[*byte])))
         .flatten()
         .collect();
     let begun = Instant::now();
