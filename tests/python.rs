@@ -4,7 +4,14 @@
 //!
 //! Needs what `scripts/setup --python` installs. Where that is missing the tests say so and pass, unless
 //! `FROSTKEEP_REQUIRE_PYTHON` is set, as it is in CI.
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::disallowed_methods)]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_methods,
+    clippy::print_stdout
+)]
 
 mod kit;
 mod net;

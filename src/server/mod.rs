@@ -277,7 +277,13 @@ fn bound(
 
 /// Says, once the state is open, whether the roster has this node as it is.
 async fn introduce(shared: Arc<Shared>) {
-    let Ok(engine) = shared.node.opened().await else { return };
+    let mut stage = shared.stage.subscribe();
+    let opened = tokio::select! {
+        opened = shared.node.opened() => opened,
+        // A sealed node that is dropped must not be held by this.
+        _ = stage.wait_for(|stage| *stage > Stage::Serving) => return,
+    };
+    let Ok(engine) = opened else { return };
     let Ok(identity) = engine.node_identity() else { return };
     tracing::info!(%identity, "the state is open");
     let roster = shared.rosters.current();
