@@ -31,7 +31,7 @@ pub struct Limits {
     pub buffered_bytes: u64,
     /// The longest that the body of a request may take to come, milliseconds.
     pub body_ms: u64,
-    /// The longest that a caller may take to read its reply, milliseconds.
+    /// The longest that a caller may take to read its reply, or a connection to take anything at all, milliseconds.
     pub reply_ms: u64,
     /// Headers of one request, bytes.
     pub header_bytes: u64,
