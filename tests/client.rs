@@ -18,6 +18,7 @@ use frostkeep::client::{
 use frostkeep::coordinator::{DriveConfig, Port, PortError, Setting, session_id, sign};
 use frostkeep::engine::{BuildRequest, CommitRequest, SessionRequest, SignRequest, Subject};
 use frostkeep::frost::{Commitments, SigningPackage};
+use frostkeep::hsm::clock::{Clock, SystemClock};
 use frostkeep::hsm::entropy;
 use frostkeep::hsm::token::FaultClass;
 use frostkeep::ids::{AttemptPolicy, KeyGroupId, Member, MerkleRoot};
@@ -471,15 +472,37 @@ async fn where_no_node_coordinates_evidence_has_no_signature_and_the_reason_says
     assert_eq!(error.reason(), Reason::CoordinationOff, "{error}");
 }
 
-/// A node that says that it coordinates, and makes its signatures up.
-struct Liar;
+/// What a lying node does when it is to coordinate.
+#[derive(Clone, Copy)]
+enum Lie {
+    /// It makes a signature up.
+    Signature,
+    /// It says nothing, for ever.
+    Silence,
+    /// It refuses for whatever reason it likes.
+    Refusal(Reason),
+    /// It says more than anybody reads.
+    TooMuch,
+}
+
+/// A node that says that it coordinates, and lies.
+#[derive(Clone)]
+struct Liar(Arc<Mutex<Lie>>);
 
 #[tonic::async_trait]
 impl v1::node_server::Node for Liar {
     async fn status(&self, _: Request<v1::StatusRequest>) -> Result<Response<v1::StatusReply>, Status> {
         let phase = v1::Phase::Open.into();
         let (serving_pin, roster_hash) = (vec![1; 32], vec![2; 32]);
-        Ok(Response::new(v1::StatusReply { phase, serving_pin, roster_hash, coordination: true, ..Default::default() }))
+        Ok(Response::new(v1::StatusReply {
+            phase,
+            serving_pin,
+            roster_hash,
+            ready: true,
+            coordination: true,
+            name: "\u{1b}[2J".repeat(1_000),
+            ..Default::default()
+        }))
     }
 
     async fn list_key_groups(
@@ -502,6 +525,16 @@ impl v1::coordination_server::Coordination for Liar {
     type SignStream = tokio_stream::Iter<std::vec::IntoIter<Result<v1::SignEvent, Status>>>;
 
     async fn sign(&self, _: Request<v1::SignRequest>) -> Result<Response<Self::SignStream>, Status> {
+        let lie = *self.0.lock().unwrap();
+        match lie {
+            Lie::Signature => {}
+            Lie::Silence => std::future::pending().await,
+            Lie::Refusal(reason) => return Err(frostkeep::wire::status::status(reason, "because I say so")),
+            Lie::TooMuch => {
+                let event = v1::sign_event::Event::Progress("x".repeat(5 << 20));
+                return Ok(Response::new(tokio_stream::iter(vec![Ok(v1::SignEvent { event: Some(event) })])));
+            }
+        }
         // A signature of somebody, under another key.
         let key = bitcoin::key::Keypair::from_seckey_slice(&bitcoin::secp256k1::Secp256k1::new(), &[1; 32]).unwrap();
         let message = bitcoin::secp256k1::Message::from_digest([1; 32]);
@@ -521,6 +554,83 @@ impl v1::coordination_server::Coordination for Liar {
     }
 }
 
+async fn answer<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(stream: S, liar: Liar) {
+    let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
+        let liar = liar.clone();
+        async move {
+            if request.uri().path().starts_with("/frostkeep.v1.Node/") {
+                v1::node_server::NodeServer::new(liar).oneshot(request).await
+            } else {
+                v1::coordination_server::CoordinationServer::new(liar).oneshot(request).await
+            }
+        }
+    });
+    let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    let _ = server.serve_connection(TokioIo::new(stream), service).await;
+}
+
+/// Puts a liar in the place of a node: at its address, with its key.
+async fn replace_with_liar(net: &mut Net, index: usize, lie: Lie) -> Liar {
+    let liar = Liar(Arc::new(Mutex::new(lie)));
+    let told = liar.clone();
+    net.nodes[index].stop().await;
+    let node = &net.nodes[index];
+    let key = TlsKey::read(&node.config.state.join(frostkeep::server::SERVING_KEY)).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(frostkeep::tls::server_config(&key, Arc::new(|_| true)).unwrap());
+    let listener = TcpListener::bind(node.address()).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, liar) = (acceptor.clone(), told.clone());
+            tokio::spawn(async move { answer(acceptor.accept(stream).await.unwrap(), liar).await });
+        }
+    });
+    liar
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_evidence_a_holder_that_refuses_or_lies_does_not_stop_the_others() {
+    let settings = "[engine]\nattempt_timeout_ms = 500\n".to_owned();
+    let mut net = Net::started(NetPlan { settings, ..NetPlan::of(4) }).await;
+    let confirmed = net.generate_key(2, AttemptPolicy::Evidence).await;
+    let group = KnownGroup::certified(confirmed.certificate().clone());
+    let liar = replace_with_liar(&mut net, 0, Lie::Silence).await;
+    let all = network(&net);
+    let lies = [Lie::Signature, Lie::Refusal(Reason::MessageNotApproved), Lie::TooMuch];
+    for (number, lie) in (2..).zip(lies) {
+        *liar.0.lock().unwrap() = lie;
+        let heard = Mutex::new(Vec::new());
+        let watch = |line: &str| heard.lock().unwrap().push(line.to_owned());
+        all.sign(&group, subject(number), None, 60_000, &watch).await.unwrap();
+        assert!(heard.lock().unwrap()[0].starts_with("node-0: "), "{heard:?}");
+    }
+    // What enough holders say is final, and no other holder is asked.
+    *liar.0.lock().unwrap() = Lie::Refusal(Reason::MessageNotApproved);
+    replace_with_liar(&mut net, 1, Lie::Refusal(Reason::MessageNotApproved)).await;
+    let error = network(&net).sign(&group, subject(9), None, 60_000, &|_| {}).await.unwrap_err();
+    assert!(matches!(&error, SigningError::Node { .. }), "{error}");
+    assert_eq!(error.reason(), Reason::MessageNotApproved);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn under_evidence_silent_holders_together_have_no_more_than_the_one_deadline() {
+    let settings = "[engine]\nattempt_timeout_ms = 500\n".to_owned();
+    let mut net = Net::started(NetPlan { settings, ..NetPlan::of(3) }).await;
+    let confirmed = net.generate_key(2, AttemptPolicy::Evidence).await;
+    let group = KnownGroup::certified(confirmed.certificate().clone());
+    let clock = SystemClock::new();
+    for index in 0..3 {
+        replace_with_liar(&mut net, index, Lie::Silence).await;
+    }
+    let all = network(&net);
+    for via in [None, all.node_named("node-1")] {
+        let begun = clock.now();
+        let error = all.sign(&group, subject(2), via, 2_000, &|_| {}).await.unwrap_err();
+        assert_eq!(error.reason(), Reason::PeerUnreachable, "{error}");
+        let took_ms = clock.now().since(begun);
+        assert!(took_ms < 3_000, "{took_ms}: {error}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signature_that_a_coordinating_node_made_up_is_found_out() {
     let net = Net::started(NetPlan::of(2)).await;
@@ -530,15 +640,7 @@ async fn a_signature_that_a_coordinating_node_made_up_is_found_out() {
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async move {
-                if request.uri().path().starts_with("/frostkeep.v1.Node/") {
-                    v1::node_server::NodeServer::new(Liar).oneshot(request).await
-                } else {
-                    v1::coordination_server::CoordinationServer::new(Liar).oneshot(request).await
-                }
-            });
-            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            tokio::spawn(server.serve_connection(TokioIo::new(stream), service));
+            tokio::spawn(answer(stream, Liar(Arc::new(Mutex::new(Lie::Signature)))));
         }
     });
     let liar = NodeClient {
@@ -550,6 +652,8 @@ async fn a_signature_that_a_coordinating_node_made_up_is_found_out() {
     let error = network(&net).sign(&group, subject(1), Some(&liar), 5_000, &|_| {}).await.unwrap_err();
     assert!(matches!(&error, SigningError::Wrong(node) if node == "liar"), "{error}");
     assert_eq!(error.reason(), Reason::SignatureInvalid);
+    let status = liar.client.status().await.unwrap();
+    assert!(status.message.name.len() <= 1_024 && !status.message.name.contains('\u{1b}'), "{}", status.message.name);
     let held = liar.client.key_groups().await.unwrap_err();
     assert!(matches!(held, ClientError::Nonsense(_)), "{held}");
 }

@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 
 use serde::Serialize;
 
-use super::reach::{NETWORK_HELP, NodeArgs, Trouble, all_done, ask_all, block_on};
+use super::reach::{NETWORK_HELP, NodeArgs, TRIED_MS_MAX, Trouble, all_done, ask_all, block_on};
 use super::{CliError, Output};
-use crate::client::{Client, ClientError, FreezeReply};
+use crate::client::{Client, ClientError, FreezeReply, Patience};
 use crate::ids::{FreezeId, KeyGroupId};
 use crate::reasons::Reason;
+
+/// The longest that one node is waited for, milliseconds: it is reached in [`crate::limits::WIRE_CONNECT_MS_MAX`] and has its
+/// deny file after [`crate::limits::DENY_FILE_WAIT_MS_MAX`], or never.
+const FROZEN_MS_MAX: u64 = 8_000;
 
 const FREEZE_HELP: &str = "At once, whatever the token does. A sealed node takes a freeze on its Unix socket only. Freezing n - t + 1 members'
 nodes stops the key group; freeze all of them.
@@ -81,6 +85,7 @@ pub fn freeze(args: FreezeArgs, out: &Output) -> Result<(), CliError> {
     let work = async {
         let ask = |client: Client| {
             let reason = reason.clone();
+            let client = client.with(Patience { call_ms_max: FROZEN_MS_MAX, ..Patience::within_ms(TRIED_MS_MAX) });
             async move { client.freeze(&id, &reason).await }
         };
         Ok(ask_all(args.nodes.targets()?, ask).await)

@@ -18,7 +18,7 @@ pub const NETWORK_HELP: &str = "The nodes are those of the roster. They know thi
 `frostkeep client init`, whose [[client]] line is in the roster of each node.";
 
 /// How long a node that is away is tried again, milliseconds: somebody waits for what the others have done.
-const TRIED_MS_MAX: u64 = 5_000;
+pub(super) const TRIED_MS_MAX: u64 = 5_000;
 
 /// Work of a verb that talks to nodes: on the one runtime of the process, ended by an interrupt.
 ///

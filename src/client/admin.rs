@@ -1,12 +1,16 @@
 //! The calls of the service `Admin`.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::error::ClientError;
 use super::node::{Client, call};
-use super::read::{at_most, exact};
+use super::patience::{Again, Patience};
+use super::read::{at_most, exact, plain};
 use crate::identity::IdentityKey;
 use crate::ids::{FreezeId, KeyGroupId, Member};
 use crate::limits::{DENY_FILES_MAX, KEY_GROUPS_MAX};
 use crate::policy::SigningPolicy;
+use crate::reasons::Reason;
 use crate::wire::ceremony::policy_json;
 use crate::wire::request::key_group;
 use crate::wire::v1;
@@ -42,7 +46,7 @@ impl Client {
         let message = v1::FreezeRequest { key_group: key_group.as_bytes().to_vec(), reason: reason.to_owned() };
         let reply = call!(self, admin_client::AdminClient::freeze, message)?;
         let freeze = FreezeId::new(exact("freeze", &reply.freeze)?);
-        Ok(FreezeReply { freeze, not_durable: (!reply.durable).then_some(reply.problem) })
+        Ok(FreezeReply { freeze, not_durable: (!reply.durable).then(|| plain(&reply.problem)) })
     }
 
     /// `Thaw`: the freezes that are still in force.
@@ -94,13 +98,27 @@ impl Client {
         call!(self, admin_client::AdminClient::retire_key_group, message).map(|reply| reply.position)
     }
 
-    /// `DangerDropPrepared`: the position of the record.
+    /// `DangerDropPrepared`: the position of the record. 0 when an answer was lost, and the node that was asked again knows
+    /// the key group no longer.
     ///
     /// # Errors
     /// [`ClientError`].
     pub async fn danger_drop_prepared(&self, key_group: &KeyGroupId) -> Result<u64, ClientError> {
         let message = v1::DangerDropPreparedRequest { key_group: key_group.as_bytes().to_vec() };
-        call!(self, admin_client::AdminClient::danger_drop_prepared, message).map(|reply| reply.position)
+        let once = self.with(Patience { again: Again::Never, ..*self.patience() });
+        let lost = AtomicBool::new(false);
+        let drop_it = || async {
+            let asked = call!(once, admin_client::AdminClient::danger_drop_prepared, message.clone());
+            match asked {
+                Err(error) if error.reason() == Some(Reason::KeyGroupUnknown) && lost.load(Ordering::Relaxed) => Ok(0),
+                Err(error @ ClientError::Unreachable(_)) => {
+                    lost.store(true, Ordering::Relaxed);
+                    Err(error)
+                }
+                answer => answer.map(|reply| reply.position),
+            }
+        };
+        self.patience().insist(drop_it).await
     }
 
     /// `ReloadRoster`.

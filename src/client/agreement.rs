@@ -1,8 +1,10 @@
 //! What the nodes of a roster say of one key group, and what of that is believed.
 //!
-//! The certificate proves itself; which identities have been replaced since is what nodes say. So the answers that name the
-//! same certificate and the same seats are counted by the members whose seats they are, as certificate *and* roster have them,
-//! and what most of them say is taken if they are at least the threshold: fewer than that are assumed to lie.
+//! Anybody can make a certificate that proves itself, for any key group id, with nodes and a threshold of their own. So an
+//! answer counts for the seats that the certificate itself gives to the node of the roster that gave it: a node cannot sign as
+//! another one. The certificate that most seats stand behind is taken, once those who are still silent could not change that;
+//! then, of what is said of identities replaced since, what most seats say, if they are at least the threshold: fewer than
+//! that are assumed to lie. A seat that was replaced counts for nobody, and has no share to sign with either.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,6 +25,9 @@ use crate::reasons::Reason;
 
 /// How long nodes are waited for once enough have said the same, milliseconds.
 const OTHERS_MS_MAX: u64 = 1_000;
+
+/// What nodes have said, by their places in the roster.
+type Answers = BTreeMap<usize, Result<KeyGroupDetail, ClientError>>;
 
 /// A key group as the nodes agree on it.
 #[derive(Debug, Clone)]
@@ -93,7 +98,7 @@ impl Network {
         let mut answers = BTreeMap::new();
         loop {
             let next = asked.join_next();
-            let next = match self.agreed(&answers) {
+            let next = match self.agreed(&answers, self.unheard(&answers)) {
                 None => next.await,
                 Some(_) => timeout(Duration::from_millis(OTHERS_MS_MAX), next).await.unwrap_or_default(),
             };
@@ -103,7 +108,7 @@ impl Network {
                 None => break,
             }
         }
-        let agreed = self.agreed(&answers).cloned();
+        let agreed = self.agreed(&answers, 0).cloned();
         let silent = || Err(ClientError::Unreachable("it has not answered in time".into()));
         let answers: Vec<_> = self
             .nodes()
@@ -119,29 +124,42 @@ impl Network {
         }
     }
 
-    /// The answer that most members stand behind, if they are enough.
-    fn agreed<'a>(
-        &self,
-        answers: &'a BTreeMap<usize, Result<KeyGroupDetail, ClientError>>,
-    ) -> Option<&'a KeyGroupDetail> {
-        let said = || answers.iter().filter_map(|(index, answer)| Some((*index, answer.as_ref().ok()?)));
-        let behind = |detail: &KeyGroupDetail| -> usize {
-            let same = |other: &KeyGroupDetail| {
-                other.certificate == detail.certificate && other.info.seats == detail.info.seats
-            };
-            let nodes = said().filter(|(_, other)| same(other)).filter_map(|(index, _)| self.nodes().get(index));
-            nodes.map(|node| seats_of(node, &detail.info.seats)).sum()
+    /// The seats of nodes that have not answered yet.
+    fn unheard(&self, answers: &Answers) -> usize {
+        let silent = self.nodes().iter().enumerate().filter(|(index, _)| !answers.contains_key(index));
+        silent.map(|(_, node)| node.members.len()).sum()
+    }
+
+    /// The answer that most seats stand behind, if they are enough whatever `unheard` seats more will say.
+    fn agreed<'a>(&self, answers: &'a Answers, unheard: usize) -> Option<&'a KeyGroupDetail> {
+        let said = answers.iter().filter_map(|(index, answer)| {
+            let (node, detail) = (self.nodes().get(*index)?, answer.as_ref().ok()?);
+            let certificate = detail.certificate.as_ref()?;
+            Some((seats_of(node, certificate, &detail.info.seats), certificate, detail))
+        });
+        let said: Vec<_> = said.collect();
+        let behind = |certificate: &Certificate| -> usize {
+            said.iter().filter(|(_, other, _)| *other == certificate).map(|(seats, ..)| seats).sum()
         };
-        let counted = said().filter(|(_, detail)| detail.certificate.is_some());
-        let counted = counted.map(|(_, detail)| (behind(detail), detail));
-        let most = counted.max_by_key(|(members, _)| *members);
-        most.filter(|(members, detail)| *members >= usize::from(detail.info.threshold)).map(|(_, detail)| detail)
+        let (most, leader) = said.iter().map(|(_, one, _)| (behind(one), *one)).max_by_key(|(seats, _)| *seats)?;
+        let others = said.iter().filter(|(_, other, _)| *other != leader).map(|(_, other, _)| behind(other));
+        if most <= others.max().unwrap_or_default() + unheard {
+            return None;
+        }
+        let of_leader = || said.iter().filter(|(_, certificate, _)| *certificate == leader);
+        let same = |detail: &KeyGroupDetail| -> usize {
+            of_leader().filter(|(_, _, other)| other.info.seats == detail.info.seats).map(|(seats, ..)| seats).sum()
+        };
+        let (seats, detail) =
+            of_leader().map(|(_, _, detail)| (same(detail), *detail)).max_by_key(|(seats, _)| *seats)?;
+        (seats >= usize::from(leader.group().threshold())).then_some(detail)
     }
 }
 
-/// How many of the seats that the roster gives to a node are its own in `seats` too.
-fn seats_of(node: &NodeClient, seats: &BTreeMap<Member, IdentityKey>) -> usize {
-    node.members.iter().filter(|member| seats.get(member) == Some(&node.identity)).count()
+/// How many of the seats that the roster gives to a node are its own in the certificate, and in `seats` too.
+fn seats_of(node: &NodeClient, certificate: &Certificate, seats: &BTreeMap<Member, IdentityKey>) -> usize {
+    let own = |seats: &BTreeMap<Member, IdentityKey>, member| seats.get(member) == Some(&node.identity);
+    node.members.iter().filter(|member| own(certificate.seats(), member) && own(seats, member)).count()
 }
 
 fn not_known(key_group: KeyGroupId, answers: &[(String, Result<KeyGroupDetail, ClientError>)]) -> NotKnown {
@@ -169,4 +187,125 @@ fn not_known(key_group: KeyGroupId, answers: &[(String, Result<KeyGroupDetail, C
         (refused.unwrap_or(Reason::KeyGroupUnknown), "no node knows it")
     };
     NotKnown { key_group, reason, problem: problem.into(), nodes }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use frostkeep_hsm::entropy;
+
+    use super::*;
+    use crate::client::view::{GroupPhase, KeyGroupInfo};
+    use crate::frost::{GroupKey, danger_dealer::deal};
+    use crate::identity::NodeIdentity;
+    use crate::ids::CeremonyId;
+    use crate::keygen::Parameters;
+    use crate::policy::SigningPolicy;
+    use crate::roster::{NodeLine, Roster};
+    use crate::tls::TlsKey;
+
+    fn member(number: u16) -> Member {
+        Member::new(number).unwrap()
+    }
+
+    /// A roster of these nodes, with the numbers of their members.
+    fn network(nodes: &[(&NodeIdentity, &[u16])]) -> Network {
+        let line = |(index, (identity, members)): (usize, &(&NodeIdentity, &[u16]))| {
+            let line = NodeLine {
+                name: format!("node-{index}"),
+                address: format!("127.0.0.1:{}", 1_000 + index),
+                identity: identity.public(),
+                serving_pin: TlsKey::generate().unwrap().pin(),
+                client_pin: TlsKey::generate().unwrap().pin(),
+                members: members.iter().map(|number| member(*number)).collect(),
+                roles: Vec::new(),
+            };
+            line.to_toml()
+        };
+        let text: String = nodes.iter().enumerate().map(line).collect();
+        Network::new(Arc::new(Roster::parse(&text).unwrap()), &Arc::new(TlsKey::generate().unwrap())).unwrap()
+    }
+
+    /// A certificate of these nodes, who hold members 1, 2, ... each; for a key of their own choice.
+    fn certificate(group: &GroupKey, seats: &[&NodeIdentity]) -> Certificate {
+        let holders = (1..).map(member).zip(seats.iter().map(|node| node.public())).collect();
+        let ceremony = CeremonyId::new([u8::try_from(group.threshold()).unwrap(); 16]);
+        let parameters = Parameters::new(ceremony, group.threshold(), holders, AttemptPolicy::Roast, [1; 32]).unwrap();
+        Certificate::made_up(parameters, group.clone(), seats)
+    }
+
+    /// An answer with this certificate; the seats are those of `seats`.
+    fn says(certificate: &Certificate, seats: &[&NodeIdentity]) -> Result<KeyGroupDetail, ClientError> {
+        let info = KeyGroupInfo {
+            id: certificate.group().id(),
+            phase: GroupPhase::Active,
+            ceremony: certificate.ceremony(),
+            threshold: certificate.group().threshold(),
+            seats: (1..).map(member).zip(seats.iter().map(|node| node.public())).collect(),
+            local_members: Vec::new(),
+            attempt_policy: AttemptPolicy::Roast,
+            signing_policy_hash: [1; 32],
+            freezes: Vec::new(),
+            frozen: false,
+            sessions: 0,
+            roster_agrees: true,
+        };
+        Ok(KeyGroupDetail { info, certificate: Some(certificate.clone()), policy: SigningPolicy::default() })
+    }
+
+    fn group(threshold: u16) -> GroupKey {
+        deal(&[1, 2, 3, 4, 5].map(member), threshold, &mut entropy::os()).unwrap().1
+    }
+
+    fn identities<const N: usize>() -> [NodeIdentity; N] {
+        std::array::from_fn(|_| NodeIdentity::generate(&mut entropy::os()))
+    }
+
+    #[tokio::test]
+    async fn seats_that_the_certificate_does_not_give_to_a_node_do_not_count_for_it() {
+        let nodes: [NodeIdentity; 4] = identities();
+        let [a, b, c, liar] = &nodes;
+        let network = network(&[(a, &[1]), (b, &[2]), (c, &[3]), (liar, &[4, 5])]);
+        let stranger = &identities::<1>()[0];
+        // Its own certificate of threshold 2, whose seats it says were all replaced by those of the roster.
+        let false_one = certificate(&group(2), &[stranger; 5]);
+        let answers = BTreeMap::from([(3, says(&false_one, &[a, b, c, liar, liar]))]);
+        assert_eq!(network.agreed(&answers, 0), None);
+        // The seats of the certificate, which the node says it holds no longer.
+        let honest = certificate(&group(2), &[a, b, c, liar, liar]);
+        let answers = BTreeMap::from([(3, says(&honest, &[a, b, c, stranger, stranger]))]);
+        assert_eq!(network.agreed(&answers, 0), None);
+        // A replacement that enough others confirm is believed, and counts for nobody.
+        let seats = [a, b, c, stranger, liar];
+        let of = |indices: &[usize]| indices.iter().map(|index| (*index, says(&honest, &seats))).collect();
+        let one: Answers = of(&[0]);
+        assert_eq!(network.agreed(&one, 0), None);
+        let two: Answers = of(&[0, 1]);
+        assert_eq!(network.agreed(&two, 0).unwrap().info.seats[&member(4)], stranger.public());
+    }
+
+    #[tokio::test]
+    async fn a_certificate_of_few_nodes_that_answer_first_is_not_believed_before_the_others_are_heard() {
+        let nodes: [NodeIdentity; 4] = identities();
+        let [a, b, c, liar] = &nodes;
+        let network = network(&[(a, &[1]), (b, &[2]), (c, &[3]), (liar, &[4, 5])]);
+        let seats = [a, b, c, liar, liar];
+        let (honest, false_one) = (certificate(&group(3), &seats), certificate(&group(2), &[liar; 5]));
+        let mut answers = BTreeMap::from([(3, says(&false_one, &[liar; 5]))]);
+        assert_eq!(network.unheard(&answers), 3);
+        assert_eq!(network.agreed(&answers, network.unheard(&answers)), None);
+        for index in 0..2 {
+            answers.insert(index, says(&honest, &seats));
+            assert_eq!(network.agreed(&answers, network.unheard(&answers)), None);
+        }
+        // As many seats behind the one as behind the other.
+        assert_eq!(network.agreed(&answers, 0), None);
+        answers.insert(2, says(&honest, &seats));
+        assert_eq!(network.agreed(&answers, network.unheard(&answers)).unwrap().certificate, Some(honest.clone()));
+
+        // Nobody is waited for whose word would change nothing.
+        let three: Answers = [0, 1, 2].map(|index| (index, says(&honest, &seats))).into();
+        assert_eq!(network.agreed(&three, network.unheard(&three)).unwrap().certificate, Some(honest));
+    }
 }

@@ -3,7 +3,7 @@
 use super::error::ClientError;
 use super::network::NodeClient;
 use super::node::{Client, call};
-use super::read::{at_most, member};
+use super::read::{at_most, member, plain};
 use crate::ceremony::{NodePort, Peer, PortError, Refused};
 use crate::engine::{CeremonyStage, PreparedReply};
 use crate::ids::CeremonyId;
@@ -33,7 +33,8 @@ impl From<ClientError> for PortError {
 /// A refusal that came as an answer, with its proofs. The driver checks each.
 pub(super) fn failed(failure: v1::CeremonyFailure) -> Result<Refused, ClientError> {
     let reason = Reason::ALL.iter().copied().find(|reason| reason.name() == failure.reason);
-    let reason = reason.ok_or_else(|| ClientError::Nonsense(format!("{:?} is no reason", failure.reason)))?;
+    let reason = reason
+        .ok_or_else(|| ClientError::Unreachable(plain(&format!("{} is no reason of this version", failure.reason))))?;
     for list in [&failure.faults, &failure.complaints] {
         at_most("faults and complaints", list, MEMBERS_MAX)?;
     }
@@ -42,7 +43,7 @@ pub(super) fn failed(failure: v1::CeremonyFailure) -> Result<Refused, ClientErro
     let faults = failure.faults.iter().map(|fault| Fault::from_bytes(fault).map_err(ClientError::nonsense));
     Ok(Refused {
         reason,
-        problem: failure.problem,
+        problem: plain(&failure.problem),
         members: members.collect::<Result<_, _>>()?,
         faults: faults.collect::<Result<_, _>>()?,
         complaints: failure.complaints,

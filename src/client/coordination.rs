@@ -5,7 +5,7 @@ use tonic::Streaming;
 
 use super::error::ClientError;
 use super::node::{Client, call};
-use super::read::{at_most, exact, member, present};
+use super::read::{at_most, exact, member, plain, present};
 use crate::coordinator::Blame;
 use crate::engine::Subject;
 use crate::ids::{KeyGroupId, Member, SessionId};
@@ -47,7 +47,7 @@ impl From<&(Member, Blame)> for Blamed {
 impl Blamed {
     fn read(message: v1::Blamed) -> Result<Self, ClientError> {
         let proof = message.proof.map(SignedRound::try_from).transpose().map_err(ClientError::nonsense)?;
-        Ok(Self { member: member("blamed", message.member)?, fault: message.fault, proof })
+        Ok(Self { member: member("blamed", message.member)?, fault: plain(&message.fault), proof })
     }
 }
 
@@ -94,7 +94,7 @@ async fn finished(mut events: Streaming<v1::SignEvent>, watch: &impl Fn(&str)) -
     while let Some(event) = events.next().await {
         let event = event.map_err(|status| ClientError::of(&status))?;
         match present("event", event.event)? {
-            Event::Progress(line) => watch(&line),
+            Event::Progress(line) => watch(&plain(&line)),
             Event::Finished(end) => {
                 at_most("unconfirmed", &end.unconfirmed, MEMBERS_MAX)?;
                 at_most("blamed", &end.blamed, MEMBERS_MAX)?;

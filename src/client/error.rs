@@ -5,10 +5,12 @@ use std::io;
 
 use rustls::AlertDescription;
 use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
+use super::read::plain;
 use crate::coordinator::{self, RefusedDetail};
 use crate::reasons::Reason;
-use crate::wire::status::Problem;
+use crate::wire::status::{DOMAIN, Problem};
 
 /// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,25 +37,36 @@ impl ClientError {
 
     /// What a status says.
     pub(super) fn of(status: &Status) -> Self {
-        if let Some(problem) = Problem::from_status(status) {
+        if let Some(mut problem) = Problem::from_status(status) {
+            problem.problem = plain(&problem.problem);
+            problem.outage = problem.outage.map(|(class, detail)| (plain(&class), plain(&detail)));
             return Self::Refused(Box::new(problem));
+        }
+        // A refusal of another version: it has its reasons, and nothing says that it is at fault.
+        let details = status.check_error_details().ok();
+        if let Some(info) = details.as_ref().and_then(|it| it.error_info()).filter(|info| info.domain == DOMAIN) {
+            let said =
+                format!("refused for a reason that this version does not know, {}: {}", info.reason, status.message());
+            return Self::Unreachable(plain(&said));
         }
         // A status that the transport made has a source; one that came from afar has none.
         if let Some(source) = status.source() {
-            return Self::Unreachable(told(source));
+            return Self::Unreachable(plain(&told(source)));
         }
-        let said = || format!("{:?}: {}", status.code(), status.message());
+        let said = plain(&format!("{:?}: {}", status.code(), status.message()));
         match status.code() {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::ResourceExhausted | Code::Unknown => {
-                Self::Unreachable(said())
+                Self::Unreachable(said)
             }
-            _ => Self::Nonsense(said()),
+            // Longer than this side reads: an honest node may have that much to say.
+            Code::OutOfRange => Self::Unreachable(said),
+            _ => Self::Nonsense(said),
         }
     }
 
     /// An answer that is not what it has to be.
     pub(super) fn nonsense(error: impl std::fmt::Display) -> Self {
-        Self::Nonsense(error.to_string())
+        Self::Nonsense(plain(&error.to_string()))
     }
 }
 
@@ -140,7 +153,7 @@ mod tests {
     use crate::coordinator::PortError;
     use crate::engine::Refusal;
     use crate::ids::{Member, SessionId};
-    use crate::wire::status::refusal_status;
+    use crate::wire::status::{self, refusal_status};
 
     #[test]
     fn a_refusal_is_to_a_coordinator_what_it_was_to_the_engine() {
@@ -166,12 +179,36 @@ mod tests {
             (Code::Unknown, true),
             (Code::Unimplemented, false),
             (Code::Internal, false),
-            (Code::OutOfRange, false),
+            (Code::OutOfRange, true),
             (Code::Unauthenticated, false),
         ] {
             let error = ClientError::of(&Status::new(code, "a proxy's own words"));
             assert_eq!(matches!(error, ClientError::Unreachable(_)), lost, "{code:?}: {error}");
             assert!(lost || matches!(error, ClientError::Nonsense(_)));
+        }
+    }
+
+    /// A refusal whose reason this version does not know.
+    fn of_another_version(problem: &str) -> Status {
+        let details = tonic_types::ErrorDetails::with_error_info("invented_later", DOMAIN, []);
+        Status::with_error_details(Code::FailedPrecondition, problem, details)
+    }
+
+    #[test]
+    fn a_reason_that_this_version_does_not_know_is_no_answer_and_nobody_is_to_blame() {
+        let error = ClientError::of(&of_another_version("because"));
+        assert!(matches!(&error, ClientError::Unreachable(said) if said.contains("invented_later")), "{error}");
+        assert!(matches!(PortError::from(error), PortError::Unreachable(_)));
+    }
+
+    #[test]
+    fn what_a_node_says_cannot_steer_a_terminal_and_is_bounded() {
+        let said = "\u{1b}]0;owned\u{7}\u{9b}2J\rdone\n\u{202e}gpj".to_owned() + &"\u{e9}".repeat(5_000);
+        let engine = status::status(Reason::Internal, said.clone());
+        for status in [engine, of_another_version(&said), Status::internal(&said), Status::unavailable(&said)] {
+            let shown = ClientError::of(&status).to_string();
+            assert!(!shown.chars().any(|letter| letter.is_control() || letter == '\u{202e}'), "{shown:?}");
+            assert!(shown.contains("]0;owned") && shown.len() < 1_100, "{shown:?}");
         }
     }
 }

@@ -6,8 +6,10 @@
 //!                                             Client: one node --> channel (HTTP/2) --> TLS, or a Unix socket
 //! ```
 //!
-//! Repeating is safe, since every operation answers the same request with the same bytes. Answers are not believed: lengths,
-//! encodings and names are checked, and what does not fit is [`ClientError::Nonsense`].
+//! Repeating is safe. What a signature is made of is answered with the same bytes again. A policy, an identity or an end that
+//! is recorded twice has the effect of one; a freeze that is made twice is two, and a thaw has to name both. Answers are not
+//! believed: lengths, encodings and names are checked, and what does not fit is [`ClientError::Nonsense`]. Texts are made
+//! harmless for a terminal where they are read.
 //!
 //! - [`Client`], [`Endpoint`], [`Patience`]: one node
 //! - [`Network`], [`NodeClient`], [`MemberPort`]: all nodes of a roster, for the drivers of signing and of key generation

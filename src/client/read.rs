@@ -2,6 +2,32 @@
 
 use super::error::ClientError;
 use crate::ids::Member;
+use crate::limits::WIRE_PROBLEM_BYTES_MAX;
+
+/// A text of a node as it may be shown: what would steer a terminal or turn the order of the letters is replaced, and it has
+/// [`WIRE_PROBLEM_BYTES_MAX`] bytes at most.
+pub(super) fn plain(text: &str) -> String {
+    let steers = |letter: char| {
+        letter.is_control()
+            || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let mut shown = String::new();
+    for letter in text.chars() {
+        let letter = if steers(letter) { '?' } else { letter };
+        if shown.len() + letter.len_utf8() > WIRE_PROBLEM_BYTES_MAX {
+            break;
+        }
+        shown.push(letter);
+    }
+    shown
+}
+
+/// The same, in place.
+pub(super) fn make_plain<'a>(texts: impl IntoIterator<Item = &'a mut String>) {
+    for text in texts {
+        *text = plain(text);
+    }
+}
 
 /// Bytes of one length.
 pub(super) fn exact<const N: usize>(field: &str, bytes: &[u8]) -> Result<[u8; N], ClientError> {

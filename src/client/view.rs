@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::error::ClientError;
-use super::read::{at_most, exact, exact_or_none, member, present, same};
+use super::read::{at_most, exact, exact_or_none, make_plain, member, present, same};
 use crate::identity::IdentityKey;
 use crate::ids::{AttemptPolicy, CeremonyId, FreezeId, KeyGroupId, Member};
 use crate::keygen::Certificate;
@@ -49,12 +49,13 @@ pub struct NodeStatus {
     pub client_pin: Option<Pin>,
     /// The SHA-256 of the roster file that it has in force.
     pub roster_hash: [u8; 32],
-    /// All of it.
+    /// All of it, with texts that can be shown.
     pub message: v1::StatusReply,
 }
 
 impl NodeStatus {
-    pub(super) fn read(reply: v1::StatusReply) -> Result<Self, ClientError> {
+    pub(super) fn read(mut reply: v1::StatusReply) -> Result<Self, ClientError> {
+        make_plain(texts(&mut reply));
         let phase = match v1::Phase::try_from(reply.phase) {
             Ok(v1::Phase::Opening) => NodePhase::Opening,
             Ok(v1::Phase::Sealed) => NodePhase::Sealed,
@@ -77,6 +78,21 @@ impl NodeStatus {
             message: reply,
         })
     }
+}
+
+/// Every text of it.
+fn texts(reply: &mut v1::StatusReply) -> Vec<&mut String> {
+    let mut all = vec![&mut reply.name, &mut reply.version, &mut reply.reason, &mut reply.problem];
+    if let Some(provider) = &mut reply.provider {
+        all.push(&mut provider.state);
+        all.extend(provider.outage.iter_mut().flat_map(|it| [&mut it.class, &mut it.detail, &mut it.token]));
+    }
+    all.extend(reply.storage.iter_mut().flat_map(|it| [&mut it.state, &mut it.detail, &mut it.releases]));
+    all.extend(reply.anchor.iter_mut().map(|it| &mut it.strength));
+    let counts = reply.counters.iter_mut().flat_map(|it| &mut it.refused);
+    let counts = counts.chain(reply.connections.iter_mut().flat_map(|it| &mut it.refused));
+    all.extend(counts.map(|count| &mut count.reason));
+    all
 }
 
 /// How a key group stands on a node.

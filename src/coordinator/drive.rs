@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 
 use super::ask::{Answer, Ask, AskKey, Effect, Event, Hindrance, Machine, Progress};
 use super::blame::Blame;
+use super::end::End;
 use super::evidence::EvidenceMachine;
 use super::port::{Port, PortError};
 use super::roast::RoastMachine;
@@ -25,7 +26,7 @@ use crate::reasons::Retry;
 /// The pauses and limits of a driver, milliseconds.
 #[derive(Debug, Clone)]
 pub struct DriveConfig {
-    /// The longest that a session may take.
+    /// The longest that it may take to the signature, all tries together.
     pub deadline_ms: u64,
     /// The longest that one call may take; then it is made again.
     pub call_ms: u64,
@@ -141,12 +142,13 @@ pub async fn sign<P: Port>(
     entropy: &mut dyn Entropy,
     watch: &mut (dyn FnMut(&Progress) + Send),
 ) -> Result<Done, DriveError> {
+    let end = End::of(config);
     for session in setting.tries() {
         let setting = setting.in_session(session);
         let mut machine = RoastMachine::new(setting.clone());
-        match drive(port, &setting, &mut machine, config, entropy, watch).await {
+        match drive(port, &setting, &mut machine, &end.left(), entropy, watch).await {
             Err(DriveError::TryOver { .. }) => {}
-            other => return other,
+            other => return end.told(other),
         }
     }
     Err(DriveError::TriesSpent)
@@ -166,16 +168,17 @@ pub async fn sign_by_evidence<P: Port>(
     entropy: &mut dyn Entropy,
     watch: &mut (dyn FnMut(&Progress) + Send),
 ) -> Result<Done, DriveError> {
+    let end = End::of(config);
     let mut failures = BTreeMap::new();
     for session in setting.tries() {
         let setting = setting.in_session(session);
         let mut machine = EvidenceMachine::new(setting.clone(), own.clone()).after(&failures);
-        match drive(port, &setting, &mut machine, config, entropy, watch).await {
+        match drive(port, &setting, &mut machine, &end.left(), entropy, watch).await {
             Err(DriveError::TryOver { .. }) => {
                 failures = machine.failures();
                 abort(port, &setting, config).await;
             }
-            other => return other,
+            other => return end.told(other),
         }
     }
     Err(DriveError::TriesSpent)

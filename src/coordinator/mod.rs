@@ -19,6 +19,7 @@
 pub mod ask;
 pub mod blame;
 pub mod drive;
+mod end;
 pub mod evidence;
 pub mod port;
 pub mod roast;

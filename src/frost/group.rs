@@ -10,6 +10,7 @@ use frost_secp256k1_tr as tr;
 use tr::keys::{EvenY, PublicKeyPackage, Tweak};
 use tr::{Field, Group, Secp256K1Group, Secp256K1ScalarField};
 
+use super::polynomial::is_one_polynomial;
 use super::share::{key_group_id, point};
 use super::{DecodeError, PackageError, Signature, SignatureShare, SigningPackage, identifier, member, serde_as_bytes};
 use crate::ids::{KeyGroupId, Member, MerkleRoot, Message, to_hex};
@@ -132,7 +133,8 @@ impl GroupKey {
     /// Reads the canonical encoding.
     ///
     /// # Errors
-    /// [`DecodeError`] for anything else, and when the threshold is missing or impossible.
+    /// [`DecodeError`] for anything else, when the threshold is missing or impossible, and when the verifying shares do not
+    /// belong to the key.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, DecodeError> {
         const WHAT: &str = "group key";
         if bytes.len() > Self::BYTES_MAX {
@@ -140,7 +142,14 @@ impl GroupKey {
         }
         let package = PublicKeyPackage::deserialize(bytes).map_err(|_| DecodeError::Malformed { what: WHAT })?;
         let read = Self::wrap(package)?;
-        if read.as_bytes() == bytes { Ok(read) } else { Err(DecodeError::NotCanonical { what: WHAT }) }
+        if read.as_bytes() != bytes {
+            return Err(DecodeError::NotCanonical { what: WHAT });
+        }
+        let threshold = read.threshold();
+        if !is_one_polynomial(read.inner(), threshold, bytes) {
+            return Err(DecodeError::VerifyingShares { what: WHAT, threshold });
+        }
+        Ok(read)
     }
 
     /// The canonical encoding.

@@ -9,6 +9,7 @@
 //! | nonces sign by reference, any number of times | [`Nonces`]: by value, no `Clone` (I6) |
 //! | `sign` takes unknown members, equal commitments, any message | [`SigningPackage`], [`SigningPackage::check_against`] |
 //! | decoders take trailing bytes, duplicates, a missing threshold, a wrong share | every decoder encodes again and compares |
+//! | verifying shares of another key are taken | [`GroupKey::from_bytes`] checks that they lie on one polynomial with the key |
 //! | refresh and repair return wrong shares | absent; every new share is checked against its verifying share |
 //! | freed memory keeps secrets | fixed wiped buffers here, a wiping allocator in the binary (I10) |
 //! | key generation ends without agreement | the certificate of [`crate::keygen`] |
@@ -20,6 +21,7 @@ pub mod danger_dealer;
 mod dkg;
 mod group;
 mod package;
+mod polynomial;
 mod share;
 mod sign;
 #[cfg(test)]
@@ -69,6 +71,14 @@ pub enum DecodeError {
         found: u16,
         /// Members of the group.
         members: usize,
+    },
+    /// Verifying shares that do not interpolate to the group key.
+    #[error("{what}: the verifying shares are not those of one key with threshold {threshold}")]
+    VerifyingShares {
+        /// What was being read.
+        what: &'static str,
+        /// The threshold found.
+        threshold: u16,
     },
     /// A participant identifier that is no member number.
     #[error("{what}: a participant identifier is not a member number")]

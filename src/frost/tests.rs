@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use frost_secp256k1_tr::keys::{PublicKeyPackage, VerifyingShare};
 use frostkeep_hsm::entropy;
 use proptest::prelude::*;
 
@@ -131,6 +132,51 @@ fn dealt_and_generated_keys_of_either_parity_sign() {
         let (shares, group) = deal(&members([1, 2, 3]), 2, &mut entropy::os()).unwrap();
         seen[usize::from(group.id().as_bytes()[0] == 3)] = true;
         every_subset_signs(&shares, &group);
+    }
+}
+
+/// `group` with other verifying shares, threshold or key, as anybody may write it.
+fn rewritten(group: &GroupKey, edit: impl FnOnce(&mut BTreeMap<Identifier, VerifyingShare>, &mut u16)) -> Vec<u8> {
+    let package = group.inner();
+    let (mut shares, mut threshold) = (package.verifying_shares().clone(), group.threshold());
+    edit(&mut shares, &mut threshold);
+    let package = PublicKeyPackage::new(shares, *package.verifying_key(), Some(threshold));
+    package.serialize().unwrap()
+}
+
+#[test]
+fn verifying_shares_that_do_not_interpolate_to_the_group_key_are_no_group_key() {
+    for (count, threshold) in [(2, 2), (3, 2), (5, 3), (5, 5), (40, 21)] {
+        let all = members((1..=count).map(|number| number * 7));
+        let (_, group) = deal(&all, threshold, &mut entropy::os()).unwrap();
+        let (_, other) = deal(&all, threshold, &mut entropy::os()).unwrap();
+        assert_eq!(GroupKey::from_bytes(&rewritten(&group, |_, _| {})).unwrap(), group);
+        let refused = |bytes: Vec<u8>, fault: &str| {
+            let read = GroupKey::from_bytes(&bytes);
+            assert!(
+                matches!(read, Err(DecodeError::VerifyingShares { .. })),
+                "{threshold} of {count}: {fault}: {read:?}"
+            );
+        };
+        for member in [all[0], all[all.len() - 1]] {
+            let theirs = other.inner().verifying_shares()[&identifier(member)];
+            refused(
+                rewritten(&group, |shares, _| *shares.get_mut(&identifier(member)).unwrap() = theirs),
+                "one false share",
+            );
+        }
+        let all_theirs = other.inner().verifying_shares().clone();
+        refused(rewritten(&group, |shares, _| *shares = all_theirs), "the shares of another key");
+        if threshold > 2 {
+            refused(rewritten(&group, |_, threshold| *threshold -= 1), "a lower threshold");
+        }
+        let (first, last) = (identifier(all[0]), identifier(all[all.len() - 1]));
+        let swap = |shares: &mut BTreeMap<Identifier, VerifyingShare>, _: &mut u16| {
+            let (one, two) = (shares[&first], shares[&last]);
+            shares.insert(first, two);
+            shares.insert(last, one);
+        };
+        refused(rewritten(&group, swap), "two members exchanged");
     }
 }
 

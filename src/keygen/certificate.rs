@@ -131,6 +131,17 @@ impl Certificate {
     }
 }
 
+#[cfg(test)]
+impl Certificate {
+    /// What these nodes sign when they agree on it, without a ceremony: anybody's certificate for anybody's key.
+    pub(crate) fn made_up(parameters: super::Parameters, group: GroupKey, nodes: &[&NodeIdentity]) -> Self {
+        let digests = vec![([1; 32], [2; 32]); parameters.seats().len()];
+        let transcript = Transcript::new(parameters, digests, group).unwrap();
+        let statements: Vec<_> = nodes.iter().map(|node| Statement::sign(&transcript, node)).collect();
+        Self::new(transcript, statements).unwrap()
+    }
+}
+
 /// A node's signed word that it holds the certificate durably.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Confirmation {
