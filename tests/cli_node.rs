@@ -217,6 +217,18 @@ fn init_completes_what_a_crash_has_left_out_and_replaces_nothing() {
     assert_eq!((exit, reason.as_deref()), (5, Some("state_corrupt")), "{printed}");
 }
 
+#[test]
+fn init_says_that_the_store_is_lost_and_sends_nobody_back_to_serve() {
+    let bench = bench();
+    bench.key();
+    bench.init();
+    std::fs::remove_file(bench.at("state/store.redb")).unwrap();
+    let (_, reason, printed) = refused(&bench.run(&["init", "--config", "node.toml"]));
+    assert_eq!(reason.as_deref(), Some("state_missing"), "{printed}");
+    assert!(printed.contains("state directory of its own"), "{printed}");
+    assert!(!bench.at("state/store.redb").exists());
+}
+
 #[tokio::test]
 async fn a_node_runs_tells_the_service_manager_reads_its_roster_again_and_stops_well() {
     let bench = bench();

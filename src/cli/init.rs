@@ -18,7 +18,7 @@ use crate::node::{Node, NodeConfig, Phase, init};
 use crate::reasons::Reason;
 use crate::roster::{NodeLine, Pin, Roster};
 use crate::server::{ConfigError, SERVING_KEY, ServerConfig};
-use crate::store::{CreateError, OpenError, files};
+use crate::store::{CreateError, OpenError, files, is_made};
 use crate::tls::TlsKey;
 
 /// The node's line for the roster, in the state directory: `frostkeep identity` shows it while the node is down.
@@ -51,7 +51,10 @@ pub struct Args {
 pub fn run(args: Args, out: &Output) -> Result<(), CliError> {
     let config = read_config(&args.config)?;
     let line = match line_of(&config)? {
-        Some(line) => line,
+        Some(line) => {
+            check_store(&config)?;
+            line
+        }
         None => complete(&config)?,
     };
     out.show(&Shown::of(&line))
@@ -96,6 +99,19 @@ pub(super) fn line_of(config: &ServerConfig) -> Result<Option<NodeLine>, CliErro
             .with_hint("one of the two is of another node; nothing is replaced"));
     }
     Ok(Some(NodeLine { name: config.name.clone(), address: config.address.clone(), ..line }))
+}
+
+/// A node whose line was told has a store: one that is lost is not made anew under the same name.
+fn check_store(config: &ServerConfig) -> Result<(), CliError> {
+    let state = config.state.display();
+    let unseen =
+        |error: std::io::Error| CliError::surroundings(format!("{state} cannot be looked at")).caused_by(&error);
+    if is_made(&config.state).map_err(unseen)? {
+        return Ok(());
+    }
+    Err(CliError::refused(Reason::StateMissing, format!("{state} has the files of a node, and no store")).with_hint(
+        "bring the store back; a new node needs a state directory of its own: nothing is made over a lost one",
+    ))
 }
 
 /// Makes what is missing.

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -128,12 +129,24 @@ async fn until_stopped(server: &Server, signals: &mut Signals) -> Option<CliErro
     let mut told = String::new();
     let mut look = tokio::time::interval(LOOK);
     let mut failed = std::pin::pin!(server.failed());
+    // Beside the signals: a roster file that hangs must not keep the node from stopping.
+    let mut reloading: Option<Pin<Box<dyn Future<Output = ()> + '_>>> = None;
+    let mut again = false;
     loop {
         tokio::select! {
             error = failed.as_mut() => return Some(not_opened(&error)),
             _ = signals.terminate.recv() => return None,
             _ = signals.interrupt.recv() => return None,
-            _ = signals.hang_up.recv() => reload(server).await,
+            _ = signals.hang_up.recv() => match reloading {
+                Some(_) => again = true,
+                None => reloading = Some(Box::pin(reload(server))),
+            },
+            () = ended(&mut reloading) => {
+                reloading = None;
+                if std::mem::take(&mut again) {
+                    reloading = Some(Box::pin(reload(server)));
+                }
+            }
             _ = look.tick() => {
                 let standing = standing(server);
                 if standing != told {
@@ -142,6 +155,13 @@ async fn until_stopped(server: &Server, signals: &mut Signals) -> Option<CliErro
                 }
             }
         }
+    }
+}
+
+async fn ended(work: &mut Option<Pin<Box<dyn Future<Output = ()> + '_>>>) {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
     }
 }
 

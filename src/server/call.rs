@@ -27,7 +27,7 @@ tokio::task_local! {
 }
 
 /// Length of what precedes a message: a flag of compression, and the message's length (gRPC over HTTP/2).
-const PREFIX_BYTES: usize = 5;
+pub(super) const PREFIX_BYTES: usize = 5;
 
 /// Bytes that one permit of a budget stands for.
 const BUDGET_UNIT_BYTES: u64 = 1 << 10;
@@ -207,6 +207,11 @@ impl RequestBody {
             status(Reason::InvalidRequest, "the request has more than one message, or more than it says")
         })?;
         Ok(())
+    }
+
+    /// Whether its message has come to its end.
+    pub(super) fn is_whole(&self) -> bool {
+        self.prefix.len() == PREFIX_BYTES && self.left == 0
     }
 
     fn refuse(&self, refused: Status) -> Status {

@@ -97,7 +97,7 @@ pub struct ServerConfig {
     pub socket: PathBuf,
     /// Whether it coordinates for its callers.
     pub coordination: bool,
-    /// The users who may use the Unix socket.
+    /// The users who may use the Unix socket, of those whom its mode lets in: root and the user of the process.
     pub admin_uids: BTreeSet<u32>,
     /// The token that seals the state.
     pub token: TokenConfig,

@@ -14,9 +14,11 @@ use super::methods::{self, Method, Sealed};
 use super::services::Routes;
 use super::settings::count;
 use super::shared::{Asker, Entrance, Shared};
+use super::whole::WholeBody;
 use crate::engine::{Caller, Refusal, Role};
 use crate::reasons::Reason;
 use crate::roster::Pin;
+use crate::wire::bounds;
 use crate::wire::status::{refusal_status, status};
 
 /// Who is at the other end of a connection.
@@ -46,7 +48,9 @@ impl Gate {
                 let caller = method.is_noted().then(|| asker.caller.name.clone());
                 request.extensions_mut().insert(asker);
                 let body = |incoming| {
-                    RequestBody::new(incoming, Arc::clone(&call), Arc::clone(&buffered), Arc::clone(&self.shared))
+                    let body =
+                        RequestBody::new(incoming, Arc::clone(&call), Arc::clone(&buffered), Arc::clone(&self.shared));
+                    WholeBody::new(body, bounds::of(method.path), Arc::clone(&self.shared))
                 };
                 let request = request.map(body);
                 let response = with_reason(self.routes.call(request).await, &call);

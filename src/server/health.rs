@@ -63,7 +63,7 @@ impl Health for Services {
                     () = told.closed() => return,
                     () = tokio::time::sleep(LOOK) => {}
                 }
-                if shared.is_stopping() && last == Some(standing(&shared)) {
+                if shared.is_stopping() && (!known || last == Some(standing(&shared))) {
                     return;
                 }
             }

@@ -36,6 +36,7 @@ pub mod settings;
 mod shared;
 mod signer;
 mod socket;
+mod whole;
 
 use std::future::Future;
 use std::io;
@@ -119,7 +120,8 @@ impl StartError {
     }
 }
 
-/// A running server. Dropped, it ends at once; [`Server::stop`] ends it well.
+/// A running server. Dropped, its connections end at once, and its node when the last task has let go of it, which on a sealed
+/// node is when its token answers; [`Server::stop`] ends it well.
 pub struct Server {
     shared: Arc<Shared>,
     address: SocketAddr,
@@ -147,7 +149,7 @@ impl Server {
         let node = tokio::task::spawn_blocking(move || Node::start(node, provider)).await;
         let node = node.map_err(|error| StartError::Internal(error.to_string()))??;
         // The state's lock is ours now: a socket in its directory that still answers is somebody else's.
-        let unix = socket::listen(&config.socket)?;
+        let unix = socket::listen(&config.socket).await?;
         let unix =
             UnixListener::from_std(unix).map_err(|source| SocketError::Io { path: config.socket.clone(), source })?;
 

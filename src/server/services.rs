@@ -10,9 +10,10 @@ use tonic::Status;
 use tonic_health::pb::health_server::HealthServer;
 use tower::Service;
 
-use super::call::{Call, RequestBody};
+use super::call::Call;
 use super::settings::count;
 use super::shared::{Asker, Shared};
+use super::whole::WholeBody;
 use crate::engine::Refusal;
 use crate::reasons::Reason;
 use crate::wire::FieldError;
@@ -52,7 +53,7 @@ impl Routes {
     }
 
     /// Hands a call to its service. The gate has looked at its path.
-    pub(super) async fn call(&mut self, request: Request<RequestBody>) -> Response<tonic::body::Body> {
+    pub(super) async fn call(&mut self, request: Request<WholeBody>) -> Response<tonic::body::Body> {
         let service = request.uri().path().rsplit_once('/').map(|(service, _)| service);
         let reply: Pin<Box<dyn Future<Output = Result<_, Infallible>> + Send>> = match service {
             Some("/frostkeep.v1.Signer") => self.signer.call(request),

@@ -40,17 +40,19 @@ pub enum SocketError {
 }
 
 /// Listens on `path`, mode 0600. The socket of a process that has died is replaced, one that somebody answers on is not.
-pub(super) fn listen(path: &Path) -> Result<net::UnixListener, SocketError> {
+pub(super) async fn listen(path: &Path) -> Result<net::UnixListener, SocketError> {
     let failed = |source| SocketError::Io { path: path.to_owned(), source };
     match path.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed(error)),
         Ok(found) if !found.file_type().is_socket() => return Err(SocketError::Taken(path.to_owned())),
-        Ok(_) => match net::UnixStream::connect(path) {
+        // Not the connect of the standard library, which waits for room in the queue of a process that accepts nothing.
+        Ok(_) => match UnixStream::connect(path).await {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 files::remove_socket(path).map_err(failed)?;
             }
             Ok(_) => return Err(SocketError::Live(path.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(SocketError::Live(path.to_owned())),
             Err(error) => return Err(failed(error)),
         },
     }
@@ -122,5 +124,27 @@ impl SocketDoor {
             who: Who::User(uid),
         };
         connection::serve(stream, gate, self.streams.clone()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_process_that_accepts_nothing_keeps_its_socket_and_holds_up_nobody() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        let _busy = listen(&path).await.unwrap();
+        let mut queue = Vec::new();
+        let full = loop {
+            match UnixStream::connect(&path).await {
+                Ok(stream) => queue.push(stream),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+        let probe = tokio::time::timeout(std::time::Duration::from_secs(10), listen(&path)).await;
+        assert!(matches!(probe, Ok(Err(SocketError::Live(_)))));
     }
 }

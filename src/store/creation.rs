@@ -68,6 +68,14 @@ impl CreateError {
     }
 }
 
+/// Whether the state directory `state` has a store, of whatever condition.
+///
+/// # Errors
+/// The system's, when it cannot be seen.
+pub fn is_made(state: &Path) -> io::Result<bool> {
+    files::is_taken(&state.join(CONTAINER))
+}
+
 /// Makes an empty store in the state directory `state`, which is made if its parent exists. Open it afterwards.
 ///
 /// # Errors

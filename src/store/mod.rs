@@ -25,7 +25,7 @@ mod tests;
 
 pub use self::core::{Environment, FreeSpace, Tuning};
 pub use anchor::{AnchorStatus, Strength};
-pub use creation::{CreateError, create, create_over};
+pub use creation::{CreateError, create, create_over, is_made};
 pub use deny::{Denial, DenyDisk, DenyError, DenyFiles};
 pub use durable::{Durable, DurablePosition, Placed, Position};
 pub use files::VolumeSpace;

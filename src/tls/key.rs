@@ -84,7 +84,7 @@ impl TlsKey {
         PrivatePkcs8KeyDer::from(self.pkcs8.as_slice())
     }
 
-    /// Reads a key file, and the certificate beside it, which has the ending `crt`.
+    /// Reads a key file, and the certificate beside it: `x.crt` for `x.key`, and `x.crt` for any other name `x`.
     ///
     /// # Errors
     /// [`TlsError`]: a key that others can open, or a certificate of another key, is refused.
@@ -110,7 +110,8 @@ impl TlsKey {
     /// certificate is.
     ///
     /// # Errors
-    /// [`TlsError::File`]; a key that is there already is never replaced.
+    /// [`TlsError::File`]; a key that is there already is never replaced, nor a certificate, unless a write that broke off has
+    /// left it.
     pub fn write(&self, path: &Path) -> Result<(), TlsError> {
         let failed = |path: &Path, source| TlsError::File { path: path.into(), action: "writing", source };
         match files::is_taken(path) {
@@ -119,13 +120,38 @@ impl TlsKey {
             Err(error) => return Err(failed(path, error)),
         }
         let beside = certificate_path(path);
+        if !is_free(&beside, path).map_err(|error| failed(&beside, error))? {
+            return Err(failed(&beside, io::Error::from(ErrorKind::AlreadyExists)));
+        }
         files::write_synced(&beside, self.certificate_pem().as_bytes()).map_err(|error| failed(&beside, error))?;
         files::write_synced(path, self.private_key_pem().as_bytes()).map_err(|error| failed(path, error))
     }
 }
 
 fn certificate_path(key: &Path) -> PathBuf {
-    key.with_extension("crt")
+    if key.extension().is_some_and(|ending| ending == "key") {
+        return key.with_extension("crt");
+    }
+    let mut path = key.as_os_str().to_owned();
+    path.push(".crt");
+    path.into()
+}
+
+/// Whether the certificate of `key` may be written: nothing is there, or what a write that broke off has left, which is a
+/// certificate of ours without a key.
+fn is_free(certificate: &Path, key: &Path) -> io::Result<bool> {
+    if !files::is_taken(certificate)? {
+        return Ok(true);
+    }
+    let owners = [certificate.with_extension(""), certificate.with_extension("key")];
+    for owner in owners.iter().filter(|owner| *owner != key) {
+        if files::is_taken(owner)? {
+            return Ok(false);
+        }
+    }
+    let found = files::read_bounded(certificate, TLS_FILE_BYTES_MAX)?;
+    let der = found.and_then(|(text, _)| pem::decode(pem::CERTIFICATE, &text));
+    Ok(der.is_some_and(|der| der.windows(SERVER_NAME.len()).any(|part| part == SERVER_NAME.as_bytes())))
 }
 
 fn load(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), TlsError> {

@@ -397,3 +397,28 @@ fn files_that_are_no_key_with_its_certificate_are_refused_by_name() {
     assert!(matches!(TlsKey::read(&path), Err(TlsError::TooLarge { .. })));
     assert!(TlsKey::read(directory.path()).is_err(), "a directory is no key");
 }
+
+#[test]
+fn a_new_key_takes_no_certificate_from_another_key_and_replaces_no_file_of_others() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for name in ["ops.alice", "ops.bob", "x.crt", "ops", "node.key"] {
+        key().write(&at(name)).unwrap();
+    }
+    for name in ["ops.alice", "ops.bob", "x.crt", "ops", "node.key"] {
+        TlsKey::read(&at(name)).unwrap();
+    }
+    assert!(at("node.crt").exists() && at("ops.alice.crt").exists());
+    // Both names lead to one certificate.
+    let before = std::fs::read(at("ops.crt")).unwrap();
+    assert!(key().write(&at("ops.key")).is_err() && !at("ops.key").exists());
+    assert_eq!(std::fs::read(at("ops.crt")).unwrap(), before);
+    for (name, text) in [("mine", "a file of mine"), ("ours", &*key().private_key_pem())] {
+        files::write_synced(&at(name).with_extension("crt"), text.as_bytes()).unwrap();
+        assert!(key().write(&at(name)).is_err() && !at(name).exists(), "{name}");
+    }
+    // What a write that broke off has left.
+    files::write_synced(&at("left.crt"), key().certificate_pem().as_bytes()).unwrap();
+    key().write(&at("left.key")).unwrap();
+    TlsKey::read(&at("left.key")).unwrap();
+}

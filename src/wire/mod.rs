@@ -3,11 +3,13 @@
 //! - [`v1`]: the messages and services, compiled from the proto file, which documents every field
 //! - [`request`], [`reply`]: requests and replies of the engine, both ways, so that a field is read beside where it is written
 //! - [`ceremony`]: the same for key generation
+//! - `bounds`: what a request may hold, counted before it is decoded
 //! - [`status`]: a refusal as a gRPC status with `google.rpc.ErrorInfo`, and back
 //!
 //! Everything that comes in is bounded before it is looked at: a message by [`crate::limits::WIRE_MESSAGE_BYTES_MAX`], its
 //! fields by the types that they become. A field that does not fit is named, with the value and the limit.
 
+pub(crate) mod bounds;
 pub mod ceremony;
 mod field;
 pub mod reply;

@@ -221,3 +221,20 @@ async fn one_connection_has_no_more_calls_under_way_than_it_may() {
     assert!(!matches!(answered, Ok(Ok(_))), "the third call has to wait");
     drop(open);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_of_countless_empty_elements_is_refused_before_it_is_decoded() {
+    let stage = Stage::new().await;
+    let mut requests = http2(&stage.net, "coordinator", 65_535).await;
+    // Empty elements of `evidence`, two bytes each, and then what is no message: a decoder would have to get there first.
+    let elements = [[0x2a, 0].repeat(1_000_000), vec![0xff; 11]].concat();
+    let (reply, mut body) = requests.send_request(post("/frostkeep.v1.Signer/VoteTimeout"), false).unwrap();
+    let mut message = vec![0];
+    message.extend(u32::try_from(elements.len()).unwrap().to_be_bytes());
+    message.extend(elements);
+    body.send_data(message.into(), true).unwrap();
+    let reply = tokio::time::timeout(Duration::from_secs(20), reply).await.unwrap().unwrap();
+    assert_eq!(told(reply.headers()), Some(Reason::InvalidRequest));
+    let status = tonic::Status::from_header_map(reply.headers()).unwrap();
+    assert!(status.message().contains("evidence has 65 elements: at most 64"), "{status}");
+}

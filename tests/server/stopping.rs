@@ -25,6 +25,9 @@ async fn a_stopping_node_finishes_what_is_under_way_and_refuses_what_is_new() {
         .unwrap()
         .into_inner();
     assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    let unknown = HealthCheckRequest { service: "nobody.knows.it".into() };
+    let mut unknown = HealthClient::new(channel.clone()).watch(unknown).await.unwrap().into_inner();
+    assert_eq!(unknown.message().await.unwrap().unwrap().status(), ServingStatus::ServiceUnknown);
 
     // The token takes its time: a round is in line, and its caller waits.
     let token = stage.net.nodes[0].token.clone();
@@ -46,6 +49,8 @@ async fn a_stopping_node_finishes_what_is_under_way_and_refuses_what_is_new() {
     assert_eq!(told, ServingStatus::NotServing, "the first that anybody hears of it");
     assert_eq!(reason(signer.start_sign_round(durable).await), Reason::Stopping);
     assert!(watched.message().await.unwrap().is_none(), "a watch holds no stop up");
+    let ended = tokio::time::timeout(Duration::from_secs(5), unknown.message()).await;
+    assert!(ended.unwrap().unwrap().is_none(), "neither does a watch of what is not there");
     assert!(!status_over(channel.clone()).await.ready);
     told = HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.unwrap().into_inner().status();
     assert_eq!(told, ServingStatus::NotServing);
