@@ -188,7 +188,7 @@ async fn a_node_that_dies_after_the_others_have_prepared_is_waited_for_and_a_res
             assert_eq!((names(&failed_run), failed_run.stands), (vec!["node-2".to_string()], Stands::Resumable));
             assert!(!rig.wire(2).calls().contains(&Call::Abandon), "nobody is told to give up what can be completed");
             // Still away: nothing is lost by asking.
-            let again = failed(rig.driver(impatient()).resume(ceremony).await);
+            let again = failed(rig.driver(impatient()).resume(&parameters).await);
             assert_eq!((names(&again), again.stands), (vec!["node-2".to_string()], Stands::Resumable));
             if restart {
                 rig.restart(2).await;
@@ -200,11 +200,11 @@ async fn a_node_that_dies_after_the_others_have_prepared_is_waited_for_and_a_res
                 assert_eq!(rig.driver(pace()).unfinished().await.into_iter().collect::<Vec<_>>(), [ceremony]);
             }
             rig.wire(2).revive();
-            let confirmed = rig.driver(pace()).resume(ceremony).await.unwrap();
+            let confirmed = rig.driver(pace()).resume(&parameters).await.unwrap();
             assert_eq!(confirmed.certificate().ceremony(), ceremony);
             active_everywhere(&rig, &confirmed);
             // And again, for whoever lost the answer.
-            assert_eq!(rig.driver(pace()).resume(ceremony).await.unwrap(), confirmed);
+            assert_eq!(rig.driver(pace()).resume(&parameters).await.unwrap(), confirmed);
             assert!(rig.driver(pace()).unfinished().await.is_empty());
         });
     }
@@ -221,12 +221,55 @@ async fn a_node_that_lost_the_ceremony_after_the_others_prepared_ends_it_by_name
     failed(rig.driver(impatient()).run(&parameters, &rig.policy).await);
     rig.restart(2).await;
     rig.wire(2).revive();
-    let lost = failed(rig.driver(pace()).resume(parameters.ceremony()).await);
+    let lost = failed(rig.driver(pace()).resume(&parameters).await);
     assert_eq!((names(&lost), lost.stands), (vec!["node-2".to_string()], Stands::Over));
     // What the others prepared is kept, signs nothing, and blocks nothing.
     let stage = rig.engine(0).keygen_stage(&peer(), &parameters.ceremony()).await.unwrap();
     assert_eq!(stage, CeremonyStage::Prepared);
     succeeds(&rig).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_one_node_made_alone_is_not_completed_as_the_key_of_all() {
+    let rig = Rig::new(&[1, 1, 1], 2).await;
+    let expected = rig.parameters(AttemptPolicy::Roast);
+    // The last node holds every seat of a ceremony with that id, and so the whole key.
+    let liar = rig.engine(2).node_identity().unwrap();
+    let seats = expected.seats().keys().map(|member| (*member, liar)).collect();
+    let own = Parameters::new(expected.ceremony(), 2, seats, AttemptPolicy::Roast, expected.signing_policy()).unwrap();
+    let alone = Driver::new(vec![rig.wires().pop().unwrap()], pace(), Arc::new(|_| {}));
+    alone.run(&own, &rig.policy).await.unwrap();
+    let refused = failed(rig.driver(pace()).resume(&expected).await);
+    assert_eq!(names(&refused), ["node-0", "node-1"], "{refused}");
+    let unknown = |finding: &Finding| matches!(finding, Finding::Refused { reason: Reason::CeremonyUnknown, .. });
+    assert!(refused.findings.iter().all(unknown), "{refused}");
+    assert_eq!(refused.stands, Stands::Over);
+    // With another node away it is not completed either.
+    rig.wire(0).dead.store(true, Ordering::SeqCst);
+    let refused = failed(rig.driver(impatient()).resume(&expected).await);
+    assert_eq!(names(&refused), ["node-0", "node-1"], "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ceremony_with_other_parameters_than_those_asked_for_is_neither_completed_nor_given_up() {
+    let rig = Rig::new(&[1, 1, 1], 2).await;
+    let weak = rig.parameters(AttemptPolicy::Roast);
+    for index in 0..3 {
+        rig.wire(index).die_at(Call::Finish, When::After);
+    }
+    failed(rig.driver(impatient()).run(&weak, &rig.policy).await);
+    (0..3).for_each(|index| rig.wire(index).revive());
+    let (id, seats, policy) = (weak.ceremony(), weak.seats().clone(), weak.signing_policy());
+    let strong = Parameters::new(id, 3, seats.clone(), AttemptPolicy::Roast, policy).unwrap();
+    let other = Parameters::new(id, 2, seats.clone(), AttemptPolicy::Evidence, policy).unwrap();
+    let loose = Parameters::new(id, 2, seats, AttemptPolicy::Roast, [1; 32]).unwrap();
+    for asked in [strong, other, loose] {
+        let error = rig.driver(pace()).resume(&asked).await.unwrap_err();
+        assert!(matches!(error, CeremonyError::Setup(_)), "{error}");
+        let stage = rig.engine(0).keygen_stage(&peer(), &id).await.unwrap();
+        assert_eq!(stage, CeremonyStage::Prepared, "no certificate was handed over");
+    }
+    rig.driver(pace()).resume(&weak).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,19 +283,19 @@ async fn no_address_exists_before_every_node_has_confirmed() {
     assert_eq!(names(&first).len(), 3);
     for (index, left) in [(0, 2), (1, 1)] {
         rig.wire(index).revive();
-        let still = failed(rig.driver(impatient()).resume(parameters.ceremony()).await);
+        let still = failed(rig.driver(impatient()).resume(&parameters).await);
         assert_eq!(names(&still).len(), left, "{still}");
     }
     // A confirmation that another node has signed is none of its own.
     rig.wire(2).revive();
     rig.wire(2).confirm_as(rig.engine(0));
-    let false_word = failed(rig.driver(pace()).resume(parameters.ceremony()).await);
+    let false_word = failed(rig.driver(pace()).resume(&parameters).await);
     assert!(
         matches!(&false_word.findings[0], Finding::WrongAnswer { node, .. } if node.node == "node-2"),
         "{false_word}"
     );
     rig.wire(2).revive();
-    let confirmed = rig.driver(pace()).resume(parameters.ceremony()).await.unwrap();
+    let confirmed = rig.driver(pace()).resume(&parameters).await.unwrap();
     active_everywhere(&rig, &confirmed);
 }
 
@@ -356,7 +399,7 @@ async fn a_driver_that_dies_between_any_two_steps_leaves_what_is_resumed_or_run_
             run.abort();
             assert!(run.await.unwrap_err().is_cancelled());
             (0..3).for_each(|index| rig.wire(index).revive());
-            let resumed = rig.driver(pace()).resume(parameters.ceremony()).await;
+            let resumed = rig.driver(pace()).resume(&parameters).await;
             match resumed {
                 Ok(confirmed) => {
                     assert!(step >= Step::Advance, "{step} {progress:?} cannot be resumed");

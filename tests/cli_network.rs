@@ -335,12 +335,15 @@ async fn what_an_earlier_run_has_left_is_completed_first_and_another_one_is_told
         ran.stderr
     );
     assert!(ran.stdout.contains(&format!("ceremony     {same}")), "{}", ran.stdout);
-    let ran = operator.run(&["keygen", "--json", "--resume", &other.to_string()]).await.json();
+    // Under another threshold than the one asked for it is nobody's key.
+    let weaker = operator.run(&["keygen", "--json", "--threshold", "2", "--resume", &other.to_string()]).await;
+    assert_eq!((weaker.code, weaker.stdout.as_str()), (2, ""));
+    let ran = operator.run(&["keygen", "--json", "--threshold", "3", "--resume", &other.to_string()]).await.json();
     assert_eq!((text(&ran["ceremony"]), &ran["threshold"]), (other.to_string().as_str(), &json!(3)));
     // Repeated, it proves the same key again.
-    let again = operator.run(&["keygen", "--json", "--resume", &other.to_string()]).await.json();
+    let again = operator.run(&["keygen", "--json", "--threshold", "3", "--resume", &other.to_string()]).await.json();
     assert_eq!(again, ran);
-    let unknown = operator.run(&["keygen", "--json", "--resume", &"ee".repeat(16)]).await;
+    let unknown = operator.run(&["keygen", "--json", "--threshold", "2", "--resume", &"ee".repeat(16)]).await;
     assert_eq!((unknown.code, text(&unknown.error()["reason"])), (3, "ceremony_unknown"));
 }
 

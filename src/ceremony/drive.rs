@@ -1,4 +1,4 @@
-//! The driver: one straight line from the pre-flight to the confirmed key group, and back into it by a ceremony's id.
+//! The driver: one straight line from the pre-flight to the confirmed key group, and back into it by the parameters of a ceremony.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -43,37 +43,35 @@ impl<P: NodePort> Driver<P> {
         policy: &SigningPolicy,
     ) -> Result<ConfirmedKeyGroup, CeremonyError> {
         self.check_setup(parameters, policy)?;
-        let judge = self.judge(parameters.ceremony(), Some(parameters));
+        let judge = self.judge(parameters);
         let course = Course { driver: self, judge: &judge, ceremony: parameters.ceremony() };
         let told = Arc::new((parameters.clone(), policy.clone()));
         course.preflight(&told).await.map_err(|findings| course.failed(Stands::NothingBegun, findings))?;
         match course.rounds(&told).await {
-            Ok(said) => course.conclude(&self.nodes, &said).await,
+            Ok(said) => course.conclude(&said).await,
             Err(findings) => Err(course.give_up(findings).await),
         }
     }
 
-    /// Completes a ceremony whose driver died: as long as every node has got to round two, nothing is lost. A node that
-    /// lacks only the certificate gets it.
+    /// Completes the ceremony of `parameters`, whose driver died: as long as every node has got to round two, nothing is lost.
+    /// A node that lacks only the certificate gets it. What the nodes say is held against `parameters` as in a run, and every
+    /// holder of a seat has to know the ceremony: one node alone can make up all of it, the key included.
     ///
     /// # Errors
     /// [`CeremonyError`]; a node that does not answer leaves the ceremony as it is, to be resumed again.
-    pub async fn resume(&self, ceremony: CeremonyId) -> Result<ConfirmedKeyGroup, CeremonyError> {
-        let judge = self.judge(ceremony, None);
+    pub async fn resume(&self, parameters: &Parameters) -> Result<ConfirmedKeyGroup, CeremonyError> {
+        self.check_seats(parameters)?;
+        let ceremony = parameters.ceremony();
+        let judge = self.judge(parameters);
         let course = Course { driver: self, judge: &judge, ceremony };
         let asked = self.ask(&self.nodes, Step::Stage, move |reach| async move {
             reach.insist(|| reach.node.port.stage(&ceremony)).await
         });
         let mut stages = Vec::new();
         let mut findings = Vec::new();
-        let mut unknown = Vec::new();
         for (index, answer) in asked.await {
             match answer {
                 Ok(stage) => stages.push((index, stage)),
-                // Perhaps it holds no seat: the transcript of the others will say.
-                Err(error) if error.reason() == Some(Reason::CeremonyUnknown) => {
-                    unknown.extend(judge.failure(index, Step::Stage, &error));
-                }
                 Err(error) => findings.extend(judge.failure(index, Step::Stage, &error)),
             }
         }
@@ -86,9 +84,6 @@ impl<P: NodePort> Driver<P> {
             let node = judge.named(*index);
             findings.push(Finding::Refused { node, step: Step::Stage, reason, problem: problem.into() });
         }
-        if stages.is_empty() {
-            findings.extend(unknown);
-        }
         if !findings.is_empty() {
             // A node that is in round one still, or at its end, says that nobody can finish: their slots are free again.
             return Err(match course.stands(&findings) {
@@ -97,8 +92,7 @@ impl<P: NodePort> Driver<P> {
             });
         }
         let said = course.catch_up(&stages).await?;
-        let known: BTreeSet<usize> = stages.into_iter().map(|(index, _)| index).collect();
-        course.conclude(&self.among(|index| known.contains(&index)), &said).await
+        course.conclude(&said).await
     }
 
     /// Ceremonies that some node has prepared and that lack a certificate there: each can be resumed. Nodes that do not
@@ -109,7 +103,7 @@ impl<P: NodePort> Driver<P> {
         asked.await.into_iter().filter_map(|(_, answer)| answer.ok()).flatten().collect()
     }
 
-    fn check_setup(&self, parameters: &Parameters, policy: &SigningPolicy) -> Result<(), CeremonyError> {
+    fn check_seats(&self, parameters: &Parameters) -> Result<(), CeremonyError> {
         let identities: BTreeSet<_> = self.nodes.iter().map(|(_, node)| node.identity).collect();
         if identities.len() != self.nodes.len() {
             return Err(CeremonyError::Setup("two of the nodes have one identity".into()));
@@ -117,6 +111,11 @@ impl<P: NodePort> Driver<P> {
         if identities != parameters.identities() {
             return Err(CeremonyError::Setup("the nodes are not exactly the holders of the seats".into()));
         }
+        Ok(())
+    }
+
+    fn check_setup(&self, parameters: &Parameters, policy: &SigningPolicy) -> Result<(), CeremonyError> {
+        self.check_seats(parameters)?;
         match policy.hash() {
             Ok(hash) if hash == parameters.signing_policy() => Ok(()),
             Ok(_) => Err(CeremonyError::Setup("the parameters name another signing policy than the one given".into())),
@@ -124,9 +123,9 @@ impl<P: NodePort> Driver<P> {
         }
     }
 
-    fn judge(&self, ceremony: CeremonyId, parameters: Option<&Parameters>) -> Judge {
+    fn judge(&self, parameters: &Parameters) -> Judge {
         let nodes = self.nodes.iter().map(|(_, node)| (node.name.clone(), node.identity)).collect();
-        Judge::new(ceremony, parameters.cloned(), nodes)
+        Judge::new(parameters.clone(), nodes)
     }
 
     fn among(&self, which: impl Fn(usize) -> bool) -> Indexed<P> {
@@ -217,14 +216,19 @@ impl<P: NodePort> Course<'_, P> {
 
     /// From prepared shares to the confirmed key group. What is prepared is kept by its node for ever, so a node that is
     /// away is waited for by a later run, and nobody is told to abandon.
-    async fn conclude(&self, nodes: &Indexed<P>, said: &Arc<Vec<Said>>) -> Result<ConfirmedKeyGroup, CeremonyError> {
+    async fn conclude(&self, said: &Arc<Vec<Said>>) -> Result<ConfirmedKeyGroup, CeremonyError> {
         let ceremony = self.ceremony;
-        let asked = self.driver.ask(nodes, Step::Finish, |reach| {
+        let asked = self.driver.ask(&self.driver.nodes, Step::Finish, |reach| {
             let said = Arc::clone(said);
             async move { heard(&reach, ceremony, &said, || reach.node.port.finish(&ceremony)).await }
         });
         let answers = asked.await;
         let complaints = complaints(&answers);
+        if self.judge.all_have_others(&answers) {
+            // Nobody is at fault, and nothing is given up: somebody asked for another key than the one that is being made.
+            let text = format!("the nodes make key generation {ceremony} with other parameters than these");
+            return Err(CeremonyError::Setup(text));
+        }
         let certificate =
             self.all(Step::Finish, answers).and_then(|replies| self.judge.certificate(&replies)).map_err(Box::new);
         let certificate = match certificate {
@@ -237,22 +241,19 @@ impl<P: NodePort> Course<'_, P> {
                 return Err(self.give_up(*findings).await);
             }
         };
-        self.certify(nodes, certificate).await
+        self.certify(certificate).await
     }
 
-    async fn certify(&self, nodes: &Indexed<P>, certificate: Certificate) -> Result<ConfirmedKeyGroup, CeremonyError> {
-        // The certificate says who holds the seats, also of a ceremony of another driver.
-        let judge = self.driver.judge(self.ceremony, Some(certificate.transcript().parameters()));
-        let course = Course { judge: &judge, ..*self };
+    async fn certify(&self, certificate: Certificate) -> Result<ConfirmedKeyGroup, CeremonyError> {
         let bytes: Arc<[u8]> = certificate.to_bytes().into();
-        let asked = self.driver.ask(nodes, Step::Certify, |reach| {
+        let asked = self.driver.ask(&self.driver.nodes, Step::Certify, |reach| {
             let bytes = Arc::clone(&bytes);
             async move { reach.insist(|| reach.node.port.certify(&bytes)).await }
         });
-        let confirmed = course
+        let confirmed = self
             .all(Step::Certify, asked.await)
-            .and_then(|confirmations| judge.confirmed(certificate, &confirmations));
-        confirmed.map_err(|findings| course.failed(course.stands(&findings), findings))
+            .and_then(|confirmations| self.judge.confirmed(certificate, &confirmations));
+        confirmed.map_err(|findings| self.failed(self.stands(&findings), findings))
     }
 
     /// Hands every message to every other node. All objections are heard before the ceremony is given up.

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::event::Step;
 use super::finding::{Finding, Named};
 use super::port::{PortError, Refused};
+use super::reach::Answers;
 use crate::engine::PreparedReply;
 use crate::identity::IdentityKey;
-use crate::ids::{CeremonyId, Member};
+use crate::ids::Member;
 use crate::keygen::{
     Certificate, CertificateError, Confirmation, ConfirmedKeyGroup, Fault, Message, Parameters, Round,
 };
@@ -28,16 +29,15 @@ pub(super) struct Objection {
     pub(super) error: PortError,
 }
 
-/// Knows who is who. Without parameters (a ceremony of another driver) it knows nodes and no members.
+/// Knows who is who, and what the key is to be.
 pub(super) struct Judge {
-    ceremony: CeremonyId,
-    parameters: Option<Parameters>,
+    parameters: Parameters,
     nodes: Vec<(String, IdentityKey)>,
 }
 
 impl Judge {
-    pub(super) fn new(ceremony: CeremonyId, parameters: Option<Parameters>, nodes: Vec<(String, IdentityKey)>) -> Self {
-        Self { ceremony, parameters, nodes }
+    pub(super) fn new(parameters: Parameters, nodes: Vec<(String, IdentityKey)>) -> Self {
+        Self { parameters, nodes }
     }
 
     /// The node with all of its seats.
@@ -45,8 +45,7 @@ impl Judge {
         let Some((node, identity)) = self.nodes.get(index) else {
             return Named { node: format!("node {index}"), members: Vec::new() };
         };
-        let seats = self.parameters.as_ref().map(|parameters| parameters.seats_of(*identity));
-        Named { node: node.clone(), members: seats.unwrap_or_default() }
+        Named { node: node.clone(), members: self.parameters.seats_of(*identity) }
     }
 
     fn by_identity(&self, identity: IdentityKey) -> Named {
@@ -60,7 +59,7 @@ impl Judge {
     fn holders(&self, members: &[Member]) -> Vec<Named> {
         let mut held: BTreeMap<String, BTreeSet<Member>> = BTreeMap::new();
         for member in members {
-            let holder = self.parameters.as_ref().and_then(|parameters| parameters.identity_of(*member));
+            let holder = self.parameters.identity_of(*member);
             let node = holder.map_or_else(|| "the holder of a seat".into(), |identity| self.by_identity(identity).node);
             held.entry(node).or_default().insert(*member);
         }
@@ -77,19 +76,17 @@ impl Judge {
         messages: &[Vec<u8>],
     ) -> Result<Vec<Said>, Finding> {
         let wrong = |problem: String| Finding::WrongAnswer { node: self.named(index), step, problem };
-        if let Some(parameters) = &self.parameters {
-            let mut senders = BTreeSet::new();
-            for bytes in messages {
-                let message = Message::open(bytes, parameters).map_err(|error| wrong(error.to_string()))?;
-                if message.round() != round {
-                    return Err(wrong(format!("a {} message where {round} is due", message.round())));
-                }
-                senders.insert(message.sender());
+        let mut senders = BTreeSet::new();
+        for bytes in messages {
+            let message = Message::open(bytes, &self.parameters).map_err(|error| wrong(error.to_string()))?;
+            if message.round() != round {
+                return Err(wrong(format!("a {} message where {round} is due", message.round())));
             }
-            let seats = self.named(index).members;
-            if messages.len() != seats.len() || !senders.iter().eq(&seats) {
-                return Err(wrong(format!("messages of members {senders:?} where one of each of {seats:?} is due")));
-            }
+            senders.insert(message.sender());
+        }
+        let seats = self.named(index).members;
+        if messages.len() != seats.len() || !senders.iter().eq(&seats) {
+            return Err(wrong(format!("messages of members {senders:?} where one of each of {seats:?} is due")));
         }
         Ok(messages.iter().map(|bytes| Said { from: index, bytes: Arc::from(bytes.as_slice()) }).collect())
     }
@@ -136,7 +133,7 @@ impl Judge {
 
     /// A fault whose proof holds names its author alone; any other names who reports it as well.
     fn fault(&self, reporter: usize, fault: &Fault) -> Finding {
-        let proved = self.parameters.as_ref().is_some_and(|parameters| fault.verify(parameters).is_ok());
+        let proved = fault.verify(&self.parameters).is_ok();
         let accuser = self.named(reporter);
         let mut members = fault.members();
         if proved && let [node] = self.holders(&members).as_slice() {
@@ -169,12 +166,26 @@ impl Judge {
         Certificate::new(first.transcript.clone(), statements).map_err(|error| self.incomplete(Step::Finish, error))
     }
 
+    /// Whether every node is there, each with the same parameters of this ceremony, which are not ours.
+    pub(super) fn all_have_others(&self, answers: &Answers<PreparedReply>) -> bool {
+        let mut theirs =
+            answers.iter().map(|(_, answer)| answer.as_ref().ok().map(|reply| reply.transcript.parameters()));
+        match theirs.next() {
+            Some(Some(first)) => {
+                *first != self.parameters
+                    && first.ceremony() == self.parameters.ceremony()
+                    && theirs.all(|other| other == Some(first))
+            }
+            _ => false,
+        }
+    }
+
     fn wrong_reply(&self, index: usize, reply: &PreparedReply) -> Option<Finding> {
         let (transcript, statement) = (&reply.transcript, &reply.statement);
         let parameters = transcript.parameters();
-        let problem = if parameters.ceremony() != self.ceremony {
+        let problem = if parameters.ceremony() != self.parameters.ceremony() {
             "a transcript of another ceremony"
-        } else if self.parameters.as_ref().is_some_and(|ours| ours != parameters) {
+        } else if *parameters != self.parameters {
             "a transcript with other parameters"
         } else if self.nodes.get(index).is_none_or(|(_, identity)| *identity != statement.identity()) {
             "a statement of another node"

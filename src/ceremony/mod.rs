@@ -4,7 +4,7 @@
 //! ```text
 //!   pre-flight everywhere ---> begin ---> relay ---> advance ---> relay ---> finish ---> certify ---> ConfirmedKeyGroup
 //!     nothing exists before      |  on a failure everybody is told to abandon  |  from here on a run that died
-//!                                |  and a new run takes a new id               |  is resumed by its ceremony id
+//!                                |  and a new run takes a new id               |  is resumed by its parameters
 //! ```
 //!
 //! The driver holds no secret and is not believed: messages are signed and encrypted end to end, and a node activates a key

@@ -40,7 +40,7 @@ The address is printed when every node has confirmed that it keeps the key, and 
 Examples:
   frostkeep keygen --roster roster.toml --key ops.key --threshold 2
   frostkeep keygen --threshold 5 --policy evidence --signing-policy policy.json --network testnet
-  frostkeep keygen --resume 00112233445566778899aabbccddeeff";
+  frostkeep keygen --resume 00112233445566778899aabbccddeeff --threshold 2";
 
 /// How attempts advance, as an argument.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -67,8 +67,8 @@ pub struct Args {
     #[command(flatten)]
     nodes: NetworkArgs,
     /// Members that must sign together, from 2
-    #[arg(long, value_name = "T", required_unless_present = "resume")]
-    threshold: Option<u16>,
+    #[arg(long, value_name = "T")]
+    threshold: u16,
     /// How attempts of a session advance
     #[arg(long, value_enum, default_value = "roast")]
     policy: Attempts,
@@ -78,8 +78,8 @@ pub struct Args {
     /// The network of the address
     #[arg(long, value_enum, default_value_t)]
     network: BitcoinNetwork,
-    /// Complete the key generation of this id, which an earlier run has left
-    #[arg(long, value_name = "CEREMONY", conflicts_with_all = ["threshold", "policy", "signing_policy"])]
+    /// Complete the key generation of this id, which an earlier run with the same threshold and policies has left
+    #[arg(long, value_name = "CEREMONY")]
     resume: Option<CeremonyId>,
     /// The longest that the trial signature may take, seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
@@ -101,10 +101,18 @@ pub fn run(args: Args, out: &Output) -> Result<(), CliError> {
 async fn make(args: &Args, reporter: &Arc<Reporter>) -> Result<Made, CliError> {
     let network = args.nodes.network()?;
     let driver = driver(&network, reporter);
-    let confirmed = match (args.resume, args.threshold) {
-        (Some(ceremony), _) => driver.resume(ceremony).await.map_err(|error| failed(&error))?,
-        (None, Some(threshold)) => generate(args, &network, &driver, threshold, reporter).await?,
-        (None, None) => return Err(CliError::usage("give --threshold or --resume")),
+    let signing_policy = match &args.signing_policy {
+        Some(path) => policy::read(path)?,
+        None => SigningPolicy::standard(),
+    };
+    let parameters = parameters(&network, args.threshold, args.policy.into(), &signing_policy)?;
+    let confirmed = match args.resume {
+        // No node is asked what the key was to be: the one that answers may be the one that lies.
+        Some(ceremony) => {
+            let resumed = driver.resume(&parameters.with_ceremony(ceremony)).await;
+            resumed.map_err(|error| failed(&error))?
+        }
+        None => generate(&network, &driver, &parameters, &signing_policy, reporter).await?,
     };
     let group = KnownGroup::certified(confirmed.certificate().clone());
     let (id, ceremony) = (confirmed.id(), confirmed.certificate().ceremony());
@@ -133,35 +141,35 @@ fn driver(network: &Network, reporter: &Arc<Reporter>) -> Driver<NodeClient> {
 }
 
 async fn generate(
-    args: &Args,
     network: &Network,
     driver: &Driver<NodeClient>,
-    threshold: u16,
+    parameters: &Parameters,
+    signing_policy: &SigningPolicy,
     reporter: &Reporter,
 ) -> Result<ConfirmedKeyGroup, CliError> {
-    let signing_policy = match &args.signing_policy {
-        Some(path) => policy::read(path)?,
-        None => SigningPolicy::standard(),
-    };
-    let parameters = parameters(network, threshold, args.policy.into(), &signing_policy)?;
-    if args.policy == Attempts::Evidence {
+    if parameters.attempt_policy() == AttemptPolicy::Evidence {
         somebody_coordinates(network).await?;
     }
     let (same, others): (Vec<Unfinished>, Vec<Unfinished>) =
-        unfinished::find(network).await.into_iter().partition(|left| left.is_of(&parameters));
+        unfinished::find(network).await.into_iter().partition(|left| left.is_of(parameters));
     for left in others {
-        reporter.note(&format!("{left}: `frostkeep keygen --resume {}` completes it", left.ceremony));
+        let same = "with the threshold and the policies that it was begun with";
+        reporter.note(&format!("{left}: `frostkeep keygen --resume {}`, {same}, completes it", left.ceremony));
     }
     for left in same {
         reporter.note(&format!("{left}, with the same parameters: it is completed first"));
-        match driver.resume(left.ceremony).await {
+        match driver.resume(&parameters.with_ceremony(left.ceremony)).await {
             Ok(confirmed) => return Ok(confirmed),
-            Err(CeremonyError::Failed(over)) if over.stands == Stands::Over => reporter.note(&over_for_good(&left)),
+            Err(CeremonyError::Failed(over)) if over.stands == Stands::Over => {
+                reporter.note(&over.to_string());
+                reporter.note(&left.over_for_good());
+            }
+            Err(error @ CeremonyError::Setup(_)) => reporter.note(&error.to_string()),
             Err(error) => return Err(failed(&error)),
         }
     }
     reporter.note(&format!("key generation {} begins", parameters.ceremony()));
-    driver.run(&parameters, &signing_policy).await.map_err(|error| failed(&error))
+    driver.run(parameters, signing_policy).await.map_err(|error| failed(&error))
 }
 
 /// Under `evidence` nobody else can prove the key: better said before there is one. Nodes that do not answer are the
@@ -178,13 +186,6 @@ async fn somebody_coordinates(network: &Network) -> Result<(), CliError> {
     let text = "no node coordinates, which the attempt policy evidence needs: nothing was begun";
     Err(CliError::refused(Reason::CoordinationOff, text)
         .with_hint("`coordination = true` in the configuration of the members' nodes"))
-}
-
-fn over_for_good(left: &Unfinished) -> String {
-    let (ceremony, id) = (left.ceremony, left.key_group);
-    format!(
-        "key generation {ceremony} can make no key any more; `frostkeep keygroup danger-drop-prepared {id}` frees its place"
-    )
 }
 
 /// A new ceremony of the members of the roster.

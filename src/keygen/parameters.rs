@@ -57,6 +57,12 @@ impl Parameters {
         Raw { ceremony, threshold, seats, attempt_policy, signing_policy }.try_into()
     }
 
+    /// The same of another ceremony.
+    #[must_use]
+    pub fn with_ceremony(&self, ceremony: CeremonyId) -> Self {
+        Self { raw: Raw { ceremony, ..self.raw.clone() } }
+    }
+
     /// The ceremony.
     pub fn ceremony(&self) -> CeremonyId {
         self.raw.ceremony

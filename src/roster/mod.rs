@@ -152,4 +152,13 @@ impl Roster {
         };
         seats.iter().filter(|(member, identity)| differs(**member, identity)).map(|(member, _)| *member).collect()
     }
+
+    /// The members that no line of this roster gives to exactly that identity. A key that does not exist yet has to have none:
+    /// whoever may call a node could otherwise make up members, and fill it with key groups.
+    pub fn strangers(&self, seats: &BTreeMap<Member, IdentityKey>) -> Vec<Member> {
+        let known = |member: Member, identity: &IdentityKey| {
+            self.node_of_member(member).is_some_and(|node| node.identity == *identity)
+        };
+        seats.iter().filter(|(member, identity)| !known(**member, identity)).map(|(member, _)| *member).collect()
+    }
 }

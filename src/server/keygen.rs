@@ -14,7 +14,7 @@ use crate::client::Patience;
 use crate::engine::{Engine, Refusal};
 use crate::identity::IdentityKey;
 use crate::keygen::{Certificate, Parameters};
-use crate::limits::{MEMBERS_MAX, PREFLIGHT_DIALS_MAX, PREFLIGHT_PEER_MS_MAX};
+use crate::limits::{PREFLIGHT_DIALS_MAX, PREFLIGHT_PEER_MS_MAX};
 use crate::policy::SigningPolicy;
 use crate::reasons::Reason;
 use crate::wire::status::status;
@@ -30,15 +30,18 @@ impl KeyGeneration for Services {
         let (parameters, policy) = asked(message.parameters, &message.signing_policy)?;
         let own = engine.node_identity().map_err(refused)?;
         check(&self.0, &parameters, &policy, &own)?;
-        let peers = peers(&message.peers, &own)?;
-        reach(&self.0, &engine, peers).await?;
+        // Whom the caller lists is its own affair: the seats say who has to be reached.
+        let holders = parameters.identities().into_iter().filter(|identity| *identity != own);
+        reach(&self.0, &engine, holders).await?;
         Ok(Response::new(v1::PreflightReply {}))
     }
 
     async fn begin(&self, request: Request<v1::BeginRequest>) -> Result<Response<v1::MessagesReply>, Status> {
         let (asker, message) = taken(request)?;
         let (parameters, policy) = asked(message.parameters, &message.signing_policy)?;
-        let said = self.0.engine()?.keygen_begin(&asker.caller, parameters, policy).await;
+        let engine = self.0.engine()?;
+        seated(&self.0, &parameters)?;
+        let said = engine.keygen_begin(&asker.caller, parameters, policy).await;
         messages(said.map(|said| ceremony::messages_reply(&said)))
     }
 
@@ -133,38 +136,36 @@ fn check(shared: &Shared, parameters: &Parameters, policy: &SigningPolicy, own: 
     if parameters.seats_of(*own).is_empty() {
         return Err(invalid(format!("the parameters give this node, {own}, no seat")));
     }
-    let disagreeing = shared.rosters.current().disagreements(parameters.seats());
-    if disagreeing.is_empty() {
+    seated(shared, parameters)
+}
+
+/// Every seat is the member and the identity of one line of the roster in force.
+fn seated(shared: &Shared, parameters: &Parameters) -> Result<(), Status> {
+    let strangers = shared.rosters.current().strangers(parameters.seats());
+    if strangers.is_empty() {
         return Ok(());
     }
-    let members: Vec<String> = disagreeing.iter().map(ToString::to_string).collect();
-    let problem =
-        format!("the roster in force gives members {} to other nodes than the parameters do", members.join(", "));
+    let members: Vec<String> = strangers.iter().map(ToString::to_string).collect();
+    let problem = format!(
+        "the parameters give members {} to nodes to which the roster in force does not give them",
+        members.join(", ")
+    );
     Err(status(Reason::RosterMismatch, problem))
 }
 
-/// The other nodes, each by the name that the request has for it.
-fn peers(peers: &[v1::Peer], own: &IdentityKey) -> Result<Vec<(String, IdentityKey)>, Status> {
-    if peers.len() > MEMBERS_MAX {
-        let problem = format!("peers has {} elements: at most {MEMBERS_MAX} are allowed", peers.len());
-        return Err(status(Reason::InvalidRequest, problem));
-    }
-    let named = peers.iter().map(|peer| Ok((peer.name.clone(), field(ceremony::identity(&peer.identity))?)));
-    let named: Vec<_> = named.collect::<Result<_, Status>>()?;
-    Ok(named.into_iter().filter(|(_, identity)| identity != own).collect())
-}
-
 /// Asks each peer, over the network and with this node's own key, whether it is who it should be.
-async fn reach(shared: &Shared, engine: &Engine, peers: Vec<(String, IdentityKey)>) -> Result<(), Status> {
+async fn reach(shared: &Shared, engine: &Engine, peers: impl Iterator<Item = IdentityKey>) -> Result<(), Status> {
     let network = shared.network(engine)?;
     let room = Arc::new(Semaphore::new(PREFLIGHT_DIALS_MAX));
     let mut dials = JoinSet::new();
     let mut unreachable = Vec::new();
-    for (name, identity) in peers {
+    for identity in peers {
+        // The roster may have been replaced since the seats were held against it.
         let Some(node) = network.node_of(&identity) else {
-            unreachable.push(format!("{name}: no node of the roster in force has the identity {identity}"));
+            unreachable.push(format!("no node of the roster in force has the identity {identity}"));
             continue;
         };
+        let name = node.name.clone();
         let (client, room) = (node.client.with(Patience::once()), Arc::clone(&room));
         dials.spawn(async move {
             let _room = room.acquire_owned().await;

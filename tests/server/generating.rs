@@ -1,4 +1,6 @@
+use frostkeep::hsm::entropy;
 use frostkeep::hsm::token::FaultClass;
+use frostkeep::identity::NodeIdentity;
 use frostkeep::ids::{AttemptPolicy, CeremonyId};
 use frostkeep::keygen::Parameters;
 use frostkeep::reasons::Reason;
@@ -102,6 +104,47 @@ async fn a_pre_flight_refuses_parameters_that_this_node_could_not_live_with() {
     let server = net.nodes[0].server();
     crate::kit::eventually("the outage is known", || !server.is_ready()).await;
     assert_eq!(reason(generator.preflight(good).await), Reason::KeyProviderUnavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seats_that_no_line_of_the_roster_has_are_refused_before_they_take_a_place() {
+    let net = Net::started(NetPlan::of(2)).await;
+    let mut peer = KeyGenerationClient::new(net.channel(0, "peer").await);
+    let policy = policy_json(&any_message());
+    // The victim's own member, and one that the caller made up.
+    let mut made_up = net.seats();
+    let stranger = NodeIdentity::generate(&mut entropy::os()).public();
+    made_up.insert(crate::kit::member(7), stranger);
+    // Members that the nodes do not have.
+    let renamed = net.seats().into_values().zip(8..).map(|(identity, at)| (crate::kit::member(at), identity)).collect();
+    for (seats, named) in [(made_up, "members 7 to"), (renamed, "members 8, 9 to")] {
+        let hash = any_message().hash().unwrap();
+        let parameters = Parameters::new(CeremonyId::new([9; 16]), 2, seats, AttemptPolicy::Roast, hash).unwrap();
+        let begin = v1::BeginRequest { parameters: Some((&parameters).into()), signing_policy: policy.clone() };
+        let preflight = v1::PreflightRequest {
+            parameters: Some((&parameters).into()),
+            signing_policy: policy.clone(),
+            peers: Vec::new(),
+        };
+        let answers = [peer.begin(begin).await.map(|_| ()).err(), peer.preflight(preflight).await.map(|_| ()).err()];
+        for answer in answers {
+            let problem = problem(&answer.unwrap());
+            assert_eq!(problem.reason, Reason::RosterMismatch);
+            assert!(problem.problem.contains(named), "{}", problem.problem);
+        }
+        let stage = net.nodes[0].engine().keygen_stage(&crate::kit::peer(), &parameters.ceremony()).await;
+        assert_eq!(stage.unwrap_err().reason(), Reason::CeremonyUnknown, "no place is taken");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pre_flight_reaches_for_the_holders_of_the_seats_whatever_its_caller_lists() {
+    let mut net = Net::started(NetPlan::of(3)).await;
+    net.nodes[2].stop().await;
+    let refused = generator(&net).await.preflight(v1::PreflightRequest { peers: Vec::new(), ..request(&net) }).await;
+    let problem = problem(&refused.err().unwrap());
+    assert_eq!(problem.reason, Reason::PeerUnreachable);
+    assert!(problem.problem.contains("node-2: ") && !problem.problem.contains("node-1"), "{}", problem.problem);
 }
 
 #[tokio::test(flavor = "multi_thread")]

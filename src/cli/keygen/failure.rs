@@ -32,7 +32,7 @@ pub(super) fn unproved(key_group: &KeyGroupId, ceremony: &CeremonyId, error: &Si
     let text =
         format!("key group {key_group} is confirmed by every node, but its trial signature failed: {error}{told}");
     CliError::refused(error.reason(), text)
-        .with_hint(format!("pay nothing to it before `frostkeep keygen --resume {ceremony}` has proved it"))
+        .with_hint(format!("pay nothing to it before `frostkeep keygen --resume {ceremony}`, with the threshold and the policies of this run, has proved it"))
         .with_details(json!({ "ceremony": ceremony.to_string(), "key_group": key_group.to_string() }))
 }
 
@@ -67,7 +67,11 @@ fn hint(failed: &Failed) -> String {
             "run the same command again: it takes a new id; a node that is at fault, proved, has to go first".into()
         }
         Stands::Resumable => {
-            format!("when the nodes that are named are back: frostkeep keygen --resume {}", failed.ceremony)
+            format!(
+                "when the nodes that are named are back: frostkeep keygen --resume {}, with the threshold and the policies of \
+                 this run",
+                failed.ceremony
+            )
         }
     }
 }
