@@ -9,6 +9,7 @@ mod net;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bitcoin::absolute::LockTime;
@@ -27,6 +28,9 @@ use frostkeep::hsm::token::FaultClass;
 use frostkeep::ids::{AttemptPolicy, CeremonyId, MerkleRoot, to_hex};
 use frostkeep::keygen::{ConfirmedKeyGroup, Parameters};
 use frostkeep::policy::SigningPolicy;
+use frostkeep::server::SERVING_KEY;
+use frostkeep::tls::{TlsKey, server_config};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use kit::{deliver, eventually, peer};
 use net::{Net, NetNode, NetPlan};
 use serde_json::{Value, json};
@@ -749,4 +753,42 @@ fn every_verb_for_people_has_a_manual_page_and_those_that_talk_to_nodes_have_exa
         let script = String::from_utf8(run(&["completions", shell]).stdout).unwrap();
         assert!(script.contains("keygroup") && script.contains("danger-wipe-shares"), "{shell}");
     }
+}
+
+/// Puts something in the place of a node that has its key, keeps connections alive and never answers.
+async fn replace_with_silence(net: &mut Net, index: usize) {
+    net.nodes[index].stop().await;
+    let node = &net.nodes[index];
+    let key = TlsKey::read(&node.config.state.join(SERVING_KEY)).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(server_config(&key, Arc::new(|_| true)).unwrap());
+    let listener = tokio::net::TcpListener::bind(node.address()).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let service = hyper::service::service_fn(|_: http::Request<hyper::body::Incoming>| {
+                    std::future::pending::<Result<http::Response<String>, std::io::Error>>()
+                });
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                let stream = TokioIo::new(acceptor.accept(stream).await.unwrap());
+                let _ = server.serve_connection(stream, service).await;
+            });
+        }
+    });
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_freeze_of_all_nodes_is_told_soon_though_one_of_them_never_answers() {
+    let mut net = Net::started(NetPlan::of(2)).await;
+    let confirmed = net.generate_key(2, AttemptPolicy::Roast).await;
+    replace_with_silence(&mut net, 1).await;
+    let operator = Operator::of(&net);
+    let id = confirmed.id().to_string();
+    let arguments = ["freeze", &id, "--all", "--reason", "unknown spend seen"];
+    let run = operator.run(&arguments);
+    let ran =
+        tokio::time::timeout(Duration::from_secs(20), run).await.expect("a node that is silent holds the command");
+    assert_ne!(ran.code, 0);
+    assert!(ran.stdout.starts_with("node-0: frozen"), "{}", ran.stdout);
+    assert!(ran.stderr.contains("node-1: not reached"), "{}", ran.stderr);
 }
