@@ -84,7 +84,7 @@ proptest! {
         match VoteRequest::try_from(request) {
             Ok(_) => prop_assert_eq!(counted, Ok(())),
             Err(FieldError::TooMany { .. }) => prop_assert!(counted.is_err()),
-            Err(_) => {}
+            Err(error) => prop_assert!(false, "nothing else is wrong with it: {}", error),
         }
     }
 
