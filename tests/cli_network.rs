@@ -537,7 +537,7 @@ async fn a_key_that_nobody_has_proved_says_so_and_has_no_address() {
     assert_eq!(error["reason"], "permission_denied");
     let ceremony = text(&error["details"]["ceremony"]);
     assert!(text(&error["hint"]).contains(&format!("frostkeep keygen --resume {ceremony}")), "{error}");
-    let proved = Operator::of(&net).run(&["keygen", "--json", "--resume", ceremony]).await.json();
+    let proved = Operator::of(&net).run(&["keygen", "--json", "--threshold", "2", "--resume", ceremony]).await.json();
     assert_eq!(proved["key_group"], error["details"]["key_group"]);
     assert!(text(&proved["address"]).starts_with("bc1p"));
 }
