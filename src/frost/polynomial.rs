@@ -26,7 +26,7 @@ pub(super) fn is_one_polynomial(package: &PublicKeyPackage, threshold: u16, enco
         let product = others.fold(Secp256K1ScalarField::one(), |product, other| product * (*at - other));
         // Zero only where two members are one.
         let Ok(weight) = Secp256K1ScalarField::invert(&product) else { return false };
-        sum = sum + *point * (weight * geometric(challenge * at, degree));
+        sum += *point * (weight * geometric(challenge * at, degree));
     }
     sum == Secp256K1Group::identity()
 }

@@ -146,8 +146,11 @@ fn elements_of_two_bytes_are_counted_wherever_they_are() {
 /// Number, name and type of a field, and whether it is repeated.
 type DescribedField<'a> = (u64, &'a str, &'a str, bool);
 
-/// The messages of the proto file by name, and the request of each method by its path.
-fn described(proto: &str) -> (BTreeMap<&str, Vec<DescribedField<'_>>>, Vec<(String, &str)>) {
+/// The messages of the proto file by name.
+type DescribedMessages<'a> = BTreeMap<&'a str, Vec<DescribedField<'a>>>;
+
+/// The messages, and the request of each method by its path.
+fn described(proto: &str) -> (DescribedMessages<'_>, Vec<(String, &str)>) {
     let (mut messages, mut methods) = (BTreeMap::<&str, Vec<_>>::new(), Vec::new());
     let (mut message, mut service) = ("", "");
     for line in proto.lines().map(str::trim) {
