@@ -40,7 +40,7 @@ fn share_of_the_open_round(engine: &Engine, key_group: KeyGroupId) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "writes the fixture: only for a new version of the records, beside the old ones"]
+#[ignore = "writes the fixture, by hand: cargo test --test state_golden generate -- --ignored"]
 async fn generate() {
     let directory = tempfile::tempdir().unwrap();
     let mut node = node(directory.path());

@@ -33,7 +33,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 #[test]
-#[ignore = "writes the fixture: only for a new version of the format, beside the old ones"]
+#[ignore = "writes the fixture, by hand: cargo test --test store_golden generate -- --ignored"]
 fn generate() {
     let world = golden_world();
     let mut number = 0;

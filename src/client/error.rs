@@ -78,7 +78,8 @@ pub(super) fn told(error: &(dyn Error + 'static)) -> String {
         let said = said(error);
         next = error.source();
         let says_nothing = said == "transport error" && next.is_some();
-        if !says_nothing && !text.contains(&said) {
+        let known = text.to_lowercase().contains(&said.to_lowercase());
+        if !says_nothing && !known {
             let between = if text.is_empty() { "" } else { ": " };
             text = format!("{text}{between}{said}");
         }
