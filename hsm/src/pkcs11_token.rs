@@ -13,6 +13,11 @@ use crate::supervisor::{Answer, Supervisor};
 use crate::token::{Derived, FaultClass, Opened, Token, TokenError, TokenInfo};
 use crate::uri::{PinSource, TokenUri};
 
+/// Code of an error: the token is locked, whatever the PIN.
+pub const PIN_LOCKED: &str = "pin_locked";
+/// Code of an error: the token says that one more wrong PIN locks it.
+pub const PIN_FINAL_TRY: &str = "pin_final_try";
+
 /// A PKCS#11 token in a supervised agent.
 pub struct Pkcs11Token {
     name: String,
@@ -108,9 +113,9 @@ impl Pkcs11Token {
     pub(crate) fn login(&mut self, info: &TokenInfo) -> Result<(), TokenError> {
         if info.pin_locked || info.pin_final_try {
             let (code, detail) = if info.pin_locked {
-                ("pin_locked", "the token says that the pin is locked")
+                (PIN_LOCKED, "the token says that its pin is locked; no login is tried before it says otherwise")
             } else {
-                ("pin_final_try", "the token says that one more wrong pin locks it; log in once with another tool")
+                (PIN_FINAL_TRY, "the token says that one more wrong pin locks it; log in once with another tool")
             };
             return Err(TokenError::new(FaultClass::Credential, "login", code, detail));
         }
@@ -128,6 +133,7 @@ impl Pkcs11Token {
         let answer = match self.supervisor.call(&Request::Login { lock }, pin.expose(), self.deadlines.login()) {
             Ok(Answer::Reply(Reply::Done)) => Ok(()),
             Ok(_) => Err(self.supervisor.confused("login")),
+            Err(error) if error.code == "CKR_PIN_LOCKED" => Err(locked(&error)),
             Err(error) => Err(error),
         };
         let Some((_, latch)) = self.latch.as_mut() else {
@@ -136,6 +142,8 @@ impl Pkcs11Token {
         let noted = match &answer {
             Ok(()) => latch.succeeded(),
             Err(error) => match error.class {
+                // It has looked at no PIN, so that nothing is known of this one.
+                FaultClass::Credential if error.code == PIN_LOCKED => latch.answered(),
                 FaultClass::Credential => latch.refused(&pin, self.entropy.as_mut()),
                 // Unanswered: the mark stays.
                 FaultClass::Deadline => Ok(()),
@@ -297,6 +305,13 @@ pub(crate) fn guarded(key: &FoundKey) -> Result<(), TokenError> {
 fn not_one(found: usize, name: &str) -> TokenError {
     let code = if found == 0 { "key_missing" } else { "key_not_unique" };
     TokenError::new(FaultClass::Key, "find", code, format!("{found} keys match {name}, exactly one must"))
+}
+
+/// A token that is locked though the latch let this login through: nobody has entered a wrong PIN here since the last that was right.
+fn locked(error: &TokenError) -> TokenError {
+    let detail = "CKR_PIN_LOCKED: the token is locked and looks at no pin, not at the right one either; none was refused here. \
+                  Somebody else's tries, or a TPM's lock-out after power losses: tried again until the token's lock ends";
+    TokenError::new(FaultClass::Credential, &error.operation, PIN_LOCKED, detail)
 }
 
 fn latch_error(cause: &LatchError) -> TokenError {

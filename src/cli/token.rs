@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use frostkeep_hsm::config::{ConfigError, Deadlines, TokenConfig};
 use frostkeep_hsm::entropy;
 use frostkeep_hsm::latch::{Latch, LatchError};
+use frostkeep_hsm::pkcs11_token::{PIN_FINAL_TRY, PIN_LOCKED};
 use frostkeep_hsm::provision::{
     self, CreateKey, InitReport, KeyReport, LatchReport, ProvisionError, ShowReport, TokenReport, UnlatchReport,
 };
@@ -207,8 +208,15 @@ fn refused(error: ProvisionError) -> CliError {
 
 const UNLATCH_HINT: &str = "correct the pin file, then `frostkeep token unlatch`; no login is tried before";
 
+const LOCKED_HINT: &str = "the pin file may be right: end the token's lock with its own tool (a TPM: `tpm2_dictionarylockout --clear-lockout`), or wait \
+     until it ends by itself; there is nothing to unlatch";
+
+const FINAL_TRY_HINT: &str = "log in once with the right pin and the token's own tool: that gives it its tries back; there is nothing to unlatch";
+
 fn token_failed(error: &TokenError) -> CliError {
     let (reason, hint) = match error.class {
+        FaultClass::Credential if error.code == PIN_LOCKED => (Reason::KeyProviderUnavailable, LOCKED_HINT),
+        FaultClass::Credential if error.code == PIN_FINAL_TRY => (Reason::KeyProviderUnavailable, FINAL_TRY_HINT),
         FaultClass::Credential => (Reason::KeyProviderUnavailable, UNLATCH_HINT),
         FaultClass::Key => (Reason::InvalidRequest, "name exactly one key of the token: object= and id= in the uri"),
         FaultClass::Module => {
@@ -349,6 +357,17 @@ mod tests {
             assert_eq!(found, exit, "{shown}");
             assert!(text.lines().last().is_some_and(|line| line.starts_with("hint: ")), "{shown}: {text}");
         }
+    }
+
+    #[test]
+    fn a_locked_token_is_no_wrong_pin_and_nobody_is_sent_to_unlatch() {
+        let hint = |code| {
+            let error = TokenError::new(FaultClass::Credential, "C_Login", code, "seen");
+            printed(ProvisionError::Token(error)).1.lines().last().unwrap_or_default().to_owned()
+        };
+        assert!(hint(PIN_LOCKED).contains("nothing to unlatch") && hint(PIN_LOCKED).contains("clear-lockout"));
+        assert!(hint(PIN_FINAL_TRY).contains("nothing to unlatch"));
+        assert!(hint("CKR_PIN_INCORRECT").contains("token unlatch"));
     }
 
     #[test]

@@ -81,8 +81,7 @@ pub fn is_present(kind: Kind) -> bool {
 /// # Panics
 /// When the fixture has no URI.
 pub fn configure(fixture: &dyn Fixture, agent: &Path) -> TokenConfig {
-    let Launch { program, arguments } =
-        fixture.launch(Launch { program: agent.to_owned(), arguments: Vec::new() });
+    let Launch { program, arguments } = fixture.launch(Launch { program: agent.to_owned(), arguments: Vec::new() });
     TokenConfig {
         uri: fixture.uri(KEY).unwrap(),
         environment: fixture.environment(),
@@ -256,12 +255,7 @@ fn agent_killed(provider: &mut Provider<Pkcs11Token>, fixture: &dyn Fixture, sea
     Row { token: fixture.kind(), outage: "token agent killed", class: "", refused: None, again: None, healed }
 }
 
-fn survives(
-    provider: &mut Provider<Pkcs11Token>,
-    fixture: &mut dyn Fixture,
-    outage: Outage,
-    sealed: &Sealed,
-) -> Row {
+fn survives(provider: &mut Provider<Pkcs11Token>, fixture: &mut dyn Fixture, outage: Outage, sealed: &Sealed) -> Row {
     let (kind, name) = (fixture.kind(), outage.name);
     let connection = provider.connection();
     // A health call of a moment ago may not be the one that notices.
