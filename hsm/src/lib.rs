@@ -9,9 +9,10 @@
 //! - [`sealer`], [`outage`], [`scheme`]: scheme `hmac` behind the outage machine
 //! - [`token`], [`pkcs11_token`], [`supervisor`], [`latch`], [`pin`], [`uri`], [`config`]: one real token, from the node's side
 //! - [`agent`], [`classify`]: the process that loads the module
-//! - [`provision`]: `token init`, `show`, `unlatch`
+//! - [`provision`]: `token init`, `show`, `unlatch`; [`check`]: `token check`
 
 pub mod agent;
+pub mod check;
 pub mod classify;
 pub mod clock;
 pub mod config;

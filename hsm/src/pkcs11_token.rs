@@ -1,5 +1,7 @@
 //! A real token: agent, latch and PIN behind the trait [`Token`].
 
+mod examining;
+
 use std::path::PathBuf;
 
 use crate::agent::protocol::{FoundKey, Reply, Request, TokenSelector};
@@ -259,11 +261,7 @@ impl Token for Pkcs11Token {
         let Some(key) = self.keys.get(key).copied() else {
             return Err(TokenError::new(FaultClass::Session, "derive", "not_open", ""));
         };
-        match self.supervisor.call(&Request::Derive { key }, input, self.deadlines.call()) {
-            Ok(Answer::Derived(derived)) => Ok(derived),
-            Ok(Answer::Reply(_)) => Err(self.supervisor.confused("derive")),
-            Err(error) => Err(self.restart_after(error)),
-        }
+        self.derive_with(key, input)
     }
 
     fn anchor_read(&mut self) -> Result<AnchorRead, TokenError> {

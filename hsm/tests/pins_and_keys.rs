@@ -1,5 +1,5 @@
 //! What the provider does about PINs and keys that are not what they should be, on real tokens: one login too many locks some of
-//! them for good. What reached the token is read from the token itself, or from a spy before it.
+//! them for good. What reached the token is told by the token itself, or by a shim before it that counts and passes everything.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time and make plain files")]
 
@@ -7,7 +7,9 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use frostkeep_fixtures::{Fixture, Kind, KryopticToken, OpenCryptokiToken, SoftToken, Spy, Tool, TpmToken, make_token};
+use frostkeep_fixtures::{
+    Fixture, Kind, KryopticToken, OpenCryptokiToken, Shim, SoftToken, Tool, TpmToken, kryoptic_module, make_token,
+};
 use frostkeep_hsm::config::TokenConfig;
 use frostkeep_hsm::entropy::os;
 use frostkeep_hsm::health::{Outage, OutageClass, ProviderState};
@@ -45,6 +47,28 @@ fn ready(config: &TokenConfig) -> Provider<Pkcs11Token> {
     provider
 }
 
+/// The same token with every call of its module counted, none hit.
+fn watched(directory: &Path, token: &dyn Fixture, config: &TokenConfig) -> (Shim, TokenConfig) {
+    let real = kryoptic_module().unwrap();
+    let shim = Shim::new(directory, real.clone()).unwrap();
+    shim.set_text("* 1000000 1 before delay 0\n").unwrap();
+    let uri = config.uri.replace(&real.display().to_string(), &shim.module().display().to_string());
+    assert_ne!(uri, config.uri);
+    let environment = token.environment().into_iter().chain(shim.environment()).collect();
+    (shim, TokenConfig { uri, environment, ..config.clone() })
+}
+
+/// The functions that were called so far, in their order.
+fn calls(shim: &Shim) -> Vec<String> {
+    let calls: Vec<_> = shim.hits().unwrap().into_iter().map(|hit| hit.function).collect();
+    assert!(calls.contains(&"C_Initialize".to_owned()), "the shim is blind");
+    calls
+}
+
+fn logins(shim: &Shim) -> usize {
+    calls(shim).iter().filter(|call| *call == "C_Login").count()
+}
+
 /// A provisioned kryoptic token, and what somebody else does to it.
 fn kryoptic(directory: &Path) -> Option<(KryopticToken, TokenConfig, Tool)> {
     is_present(Kind::Kryoptic).then(|| {
@@ -78,25 +102,19 @@ fn tpm(directory: &Path) -> Option<(TpmToken, TokenConfig)> {
 fn a_wrong_pin_reaches_the_token_once_however_long_it_is_probed() {
     let directory = tempfile::tempdir().unwrap();
     let Some((token, config, tool)) = kryoptic(directory.path()) else { return };
-    let spy = Spy::new(&directory.path().join("calls")).unwrap();
-    let watched = TokenConfig {
-        uri: spy.uri(&config.uri),
-        environment: spy.environment(&config.uri, config.environment.clone()),
-        ..config.clone()
-    };
-    let logins = || spy.calls().unwrap().iter().filter(|call| *call == "C_Login").count();
+    let (shim, watched) = watched(directory.path(), &token, &config);
     token.write_pin("wrong-pin").unwrap();
     let mut provider = provider(&watched);
     drive(&mut provider, ProviderState::Fenced);
     stays_fenced(&mut provider, OutageClass::Credential);
     assert_eq!(outage(&provider).next_try, None);
-    assert_eq!((logins(), provider.token().logins()), (1, 1), "seen by the spy, counted by us");
+    assert_eq!((logins(&shim), provider.token().logins()), (1, 1), "seen before the token, and counted by us");
     // Nor does another process, even with the right one, before the operator has spoken.
     token.write_pin(PIN).unwrap();
     let mut restarted = self::provider(&watched);
     drive(&mut restarted, ProviderState::Fenced);
     stays_fenced(&mut restarted, OutageClass::Credential);
-    assert_eq!((logins(), restarted.token().logins()), (1, 0));
+    assert_eq!((logins(&shim), restarted.token().logins()), (1, 0));
     // The token's own counter stands at one: it locks at the tenth, and shows the low count from the seventh.
     for more in 2..=6 {
         tool.wrong_pin().unwrap();
@@ -112,13 +130,8 @@ fn a_wrong_pin_reaches_the_token_once_however_long_it_is_probed() {
 #[test]
 fn at_the_last_try_of_a_token_no_login_reaches_it() {
     let directory = tempfile::tempdir().unwrap();
-    let Some((_token, config, tool)) = kryoptic(directory.path()) else { return };
-    let spy = Spy::new(&directory.path().join("calls")).unwrap();
-    let watched = TokenConfig {
-        uri: spy.uri(&config.uri),
-        environment: spy.environment(&config.uri, config.environment.clone()),
-        ..config.clone()
-    };
+    let Some((token, config, tool)) = kryoptic(directory.path()) else { return };
+    let (shim, watched) = watched(directory.path(), &token, &config);
     for _ in 0..9 {
         tool.wrong_pin().unwrap();
     }
@@ -130,8 +143,8 @@ fn at_the_last_try_of_a_token_no_login_reaches_it() {
     stays_fenced(&mut provider, OutageClass::Credential);
     assert!(outage(&provider).detail.contains("pin_final_try"), "{:?}", outage(&provider));
     assert_eq!(provider.token().logins(), 0);
-    assert!(!spy.calls().unwrap().contains(&"C_Login".to_owned()));
-    // A node that is told a wrong pin now does not lock it either.
+    assert_eq!(logins(&shim), 0);
+    assert_eq!(show(&config, false, Box::new(os())).unwrap().token, shown, "the last try is still there");
     tool.run(&["--login", "--pin", PIN, "--list-objects"]).unwrap();
     drive(&mut provider, ProviderState::Ready);
     assert_eq!(provider.token().logins(), 1, "the tries are back, and nobody had to unlatch");
@@ -311,19 +324,14 @@ fn a_wrong_pin_on_a_tpm_is_a_refused_pin_and_latches() {
 fn a_key_that_is_not_found_counts_as_missing_only_after_a_full_reinitialisation() {
     let directory = tempfile::tempdir().unwrap();
     let Some((token, config, tool)) = kryoptic(directory.path()) else { return };
-    let spy = Spy::new(&directory.path().join("calls")).unwrap();
-    let watched = TokenConfig {
-        uri: spy.uri(&config.uri),
-        environment: spy.environment(&config.uri, config.environment.clone()),
-        ..config.clone()
-    };
+    let (shim, watched) = watched(directory.path(), &token, &config);
     let mut provider = ready(&watched);
-    let seen = spy.calls().unwrap().len();
+    let seen = calls(&shim).len();
     tool.destroy_key(token.pin(), KEY).unwrap();
     let told = provider.wrap(&object(1), &DataKey::new(&[1; 32])).unwrap_err().0;
     assert_eq!(told.class, OutageClass::Key);
     assert!(told.detail.contains("key_missing"), "{told:?}");
-    let calls = spy.calls().unwrap().split_off(seen);
+    let calls = calls(&shim).split_off(seen);
     // The handle that failed, then everything from the start, and only then the verdict.
     let owed = ["C_Finalize", "C_Initialize", "C_Login", "C_FindObjects"];
     let mut owed_next = owed.iter();
@@ -407,7 +415,8 @@ fn copy(from: &Path, to: &Path) {
 fn two_keys_that_match_are_refused_whoever_made_them() {
     let directory = tempfile::tempdir().unwrap();
     let Some((token, config, tool)) = kryoptic(directory.path()) else { return };
-    let second = ["--keygen", "--key-type", "GENERIC:32", "--sensitive", "--label", KEY, "--id", "0203"];
+    let second =
+        ["--keygen", "--key-type", "GENERIC:32", "--sensitive", "--usage-sign", "--label", KEY, "--id", "0203"];
     tool.run(&[["--login", "--pin", token.pin()].as_slice(), &second].concat()).unwrap();
     let mut provider = provider(&config);
     drive(&mut provider, ProviderState::Fenced);

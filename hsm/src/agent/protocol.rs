@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use super::anchor::{AnchorRequest, Anchored};
+use super::examine::{Examine, Examined};
 use crate::token::{TokenError, TokenInfo};
 
 /// Header and tail of one frame, bytes. The largest is a list of [`KEYS_FOUND_MAX`] keys.
@@ -20,7 +22,7 @@ pub const KEYS_FOUND_MAX: usize = 8;
 /// Longest `CKA_ID` or label that is looked at, bytes.
 pub const ATTRIBUTE_BYTES_MAX: usize = 128;
 /// Version of this protocol. Node and agent come from one build; a stale binary is refused by name.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// How one token is told from others. Texts are compared without padding.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -78,6 +80,10 @@ pub enum Request {
         /// `CKA_ID`.
         id: Vec<u8>,
     },
+    /// What only `token check` asks.
+    Examine(Examine),
+    /// An anchor object. The tail is its value, if the act has one.
+    Anchor(AnchorRequest),
 }
 
 /// A key that a search found.
@@ -110,6 +116,10 @@ pub enum Reply {
     Derived,
     /// The request failed.
     Failed(TokenError),
+    /// `Examine`.
+    Examined(Examined),
+    /// `Anchor`.
+    Anchored(Anchored),
 }
 
 /// One frame, wiped on drop; its buffer never grows.
