@@ -440,6 +440,28 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_token_that_is_locked_says_nothing_of_the_pin() {
+        let directory = tempfile::tempdir().unwrap();
+        let locked = TokenError::new(FaultClass::Credential, "C_Login", "CKR_PIN_LOCKED", "");
+        let answers = [Reply::Failed(locked.clone()), Reply::Failed(locked), Reply::Done];
+        let replies: Vec<_> = [Reply::Done, Reply::Token(info(false, false))].into_iter().chain(answers).collect();
+        let mut token = replying(directory.path(), &replies);
+        let info = token.connect().unwrap();
+        for logins in 1..=2 {
+            let error = token.login(&info).unwrap_err();
+            assert_eq!((error.class, error.code.as_str()), (FaultClass::Credential, PIN_LOCKED));
+            assert!(
+                error.detail.contains("CKR_PIN_LOCKED") && error.detail.contains("none was refused here"),
+                "{error}"
+            );
+            assert_eq!(token.logins(), logins);
+            assert_eq!(token.latch("0123").state().unwrap(), LatchState::default(), "neither latched nor unanswered");
+        }
+        // The same pin, when the token's own lock has ended.
+        token.login(&info).unwrap();
+    }
+
     fn info(pin_final_try: bool, pin_locked: bool) -> TokenInfo {
         TokenInfo {
             label: "a".to_owned(),
