@@ -173,11 +173,17 @@ fn a_token_that_somebody_else_has_locked_is_told_apart_from_a_refused_pin() {
 fn a_changed_pin_is_picked_up(token: &dyn Fixture, config: &TokenConfig, change: &dyn Fn()) {
     let mut provider = ready(config);
     let sealed = Sealed::new(&mut provider);
+    let one_at_a_time = token.kind() == Kind::Tpm.name();
+    if one_at_a_time {
+        kill_agent(&provider);
+    }
     change();
     token.write_pin(NEW_PIN).unwrap();
-    // Who is logged in goes on; the next login reads the file again.
-    sealed.come_back(&mut provider);
-    kill_agent(&provider);
+    if !one_at_a_time {
+        // Who is logged in goes on; the next login reads the file again.
+        sealed.come_back(&mut provider);
+        kill_agent(&provider);
+    }
     sealed.come_back(&mut provider);
     assert_eq!(provider.health().outages, 0, "no outage, no restart");
     assert!(provider.token().logins() >= 2);
@@ -285,6 +291,7 @@ fn a_tpm_locked_out_by_power_losses_is_told_as_such_and_heals_when_the_operator_
     let mut restarted = self::provider(&config);
     drive(&mut restarted, ProviderState::Fenced);
     assert!(outage(&restarted).detail.contains("none was refused here"), "{:?}", outage(&restarted));
+    kill_agent(&restarted);
     token.clear_lockout().unwrap();
     drive(&mut restarted, ProviderState::Ready);
     sealed.come_back(&mut restarted);
