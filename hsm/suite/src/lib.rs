@@ -35,6 +35,7 @@ use frostkeep_hsm::sealer::Provider;
 use frostkeep_hsm::token::Token;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rand_core::RngCore;
 
 pub use rows::Row;
 
@@ -252,7 +253,15 @@ fn agent_killed(provider: &mut Provider<Pkcs11Token>, fixture: &dyn Fixture, sea
     let healed = begun.elapsed();
     sealed.come_back(provider);
     assert!(provider.connection() > connection && provider.health().outages == outages);
-    Row { token: fixture.kind(), outage: "token agent killed", class: "", refused: None, again: None, healed }
+    Row {
+        token: fixture.kind(),
+        outage: "token agent killed",
+        class: "",
+        refused: None,
+        again: None,
+        healed,
+        reopened: healed,
+    }
 }
 
 fn survives(provider: &mut Provider<Pkcs11Token>, fixture: &mut dyn Fixture, outage: Outage, sealed: &Sealed) -> Row {
@@ -280,19 +289,31 @@ fn survives(provider: &mut Provider<Pkcs11Token>, fixture: &mut dyn Fixture, out
         .min()
         .unwrap();
     assert!(again < AT_ONCE_MAX, "{kind}, {name}: refused again after {again:?}");
+    // It ends at any moment between two probes.
+    let lasts = Duration::from_millis(3 * PROBE_MS + u64::from(os().next_u32()) % PROBE_MS);
     let held = Instant::now();
-    while held.elapsed() < Duration::from_millis(3 * PROBE_MS) {
-        sleep(provider.tick().min(Duration::from_millis(PROBE_MS)));
+    while held.elapsed() < lasts {
+        sleep(provider.tick().min(Duration::from_millis(5)));
         let health = provider.health();
         let seen = health.outage.unwrap_or_else(|| panic!("{kind}, {name}: healed while it lasts"));
         assert!(outage.classes.contains(&seen.class.name()), "{kind}, {name}: {seen:?}");
         assert_eq!(seen.since, told.since, "one outage has one beginning");
     }
     fixture.end(name).unwrap();
-    let healed = drive(provider, ProviderState::Ready);
+    let ended = Instant::now();
+    let reopened = loop {
+        let begun = Instant::now();
+        let wait = provider.tick();
+        if provider.health().state == ProviderState::Ready {
+            break begun.elapsed();
+        }
+        assert!(ended.elapsed() < HEALS_MAX, "{kind}, {name}: never healed: {:?}", provider.health());
+        sleep(wait.min(Duration::from_millis(5)));
+    };
+    let healed = ended.elapsed();
     assert!(provider.connection() > connection, "{kind}, {name}: opened again from the start");
     sealed.come_back(provider);
-    Row { token: kind, outage: name, class, refused: Some(refused), again: Some(again), healed }
+    Row { token: kind, outage: name, class, refused: Some(refused), again: Some(again), healed, reopened }
 }
 
 /// Kills the agent and waits until it is dead.

@@ -22,6 +22,8 @@ pub struct Row {
     pub again: Option<Duration>,
     /// From the end of the outage until the provider was ready; for what is no outage, how long the call took that met it.
     pub healed: Duration,
+    /// The part of that in which the token was opened again; the rest is the wait for a probe.
+    pub reopened: Duration,
 }
 
 impl Row {
@@ -40,6 +42,7 @@ impl Row {
             "refused_ms": self.refused.map(ms),
             "again_ms": self.again.map(ms),
             "healed_ms": ms(self.healed),
+            "reopened_ms": ms(self.reopened),
         });
         // One write a line: tests of several processes append to it.
         File::options().create(true).append(true).open(path)?.write_all(format!("{line}\n").as_bytes())
