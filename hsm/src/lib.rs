@@ -6,6 +6,7 @@
 //! ```
 //!
 //! - [`provider`], [`health`]: what the store asks for, what everybody may know
+//! - [`tokens`]: several tokens as one provider, each on a thread of its own
 //! - [`sealer`], [`outage`], [`scheme`]: scheme `hmac` behind the outage machine
 //! - [`token`], [`pkcs11_token`], [`supervisor`], [`latch`], [`pin`], [`uri`], [`config`]: one real token, from the node's side
 //! - [`agent`], [`classify`]: the process that loads the module
@@ -30,4 +31,5 @@ pub mod scripted;
 pub mod sealer;
 pub mod supervisor;
 pub mod token;
+pub mod tokens;
 pub mod uri;

@@ -1,11 +1,12 @@
 //! What the store asks of a key provider: to wrap and unwrap data keys, to anchor, to heal.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::health::{Health, Outage};
+use crate::health::{Health, Outage, TokenHealth};
 
 /// A fresh 32-byte AEAD key for one sealed object. Wiped on drop, never printed.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -118,6 +119,9 @@ pub enum AnchorRead {
     Value(AnchorValue),
 }
 
+/// Told when something has changed that those who wait may wait for.
+pub type Waker = Arc<dyn Fn() + Send + Sync>;
+
 /// A key provider: one or more tokens behind an outage machine. Owned by the persister's thread; every call has a
 /// deadline, and every failure is an [`Outage`].
 pub trait KeyProvider: Send {
@@ -129,6 +133,12 @@ pub trait KeyProvider: Send {
 
     /// The state of the outage machine.
     fn health(&self) -> Health;
+
+    /// Each of its tokens, the primary first.
+    fn tokens(&self) -> Vec<TokenHealth>;
+
+    /// Who is told when a token has come or gone. A provider that only works when it is asked has nothing to tell.
+    fn set_waker(&mut self, _waker: Waker) {}
 
     /// Does what is due: the first connection, a probe, the health call. Returns the time until something is due again
     /// (at most a health interval).

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::clock::{Clock, Millis};
 use crate::config::{ConfigError, TokenConfig};
 use crate::entropy::Entropy;
-use crate::health::{Health, Outage, OutageClass};
+use crate::health::{Health, Outage, OutageClass, TokenHealth};
 use crate::outage::{Backoff, Event, Moment, State};
 use crate::pkcs11_token::Pkcs11Token;
 use crate::provider::{
@@ -300,6 +300,15 @@ impl<T: Token> KeyProvider for Provider<T> {
             outages: self.outages,
             agents_started: self.token.agents_started(),
         }
+    }
+
+    fn tokens(&self) -> Vec<TokenHealth> {
+        vec![TokenHealth {
+            name: self.token.name().to_owned(),
+            state: self.state.kind(),
+            outage: self.state.down().map(|down| down.outage.clone()),
+            keys: self.opened.as_ref().map(|opened| opened.keys.clone()).unwrap_or_default(),
+        }]
     }
 
     fn tick(&mut self) -> Duration {
