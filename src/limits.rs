@@ -99,6 +99,12 @@ pub const FREEZE_RECORD_BYTES_MAX: usize = 4_096;
 /// Wraps of one sealed object: one per token, old and new key during a rotation.
 pub const WRAPS_MAX: usize = 16;
 
+/// Rows of wraps that are looked at between two batches when a key is caught up: a disk read each.
+pub const WRAPS_LOOKED_AT_PER_STEP_MAX: usize = 256;
+
+/// Rows that get a wrap between two batches: a batch waits for as many calls of the token that is caught up.
+pub const WRAPS_CARED_PER_STEP_MAX: usize = 16;
+
 /// Encoded wraps of one object, bytes. Every scheme of `tokens` fits with room; the same on write and on read.
 pub const WRAPS_BYTES_MAX: usize = 16 << 10;
 

@@ -130,11 +130,14 @@ pub enum ConfigError {
     /// Fewer than one token, or too many.
     #[error("{0} tokens, 1 to {TOKENS_MAX} are allowed")]
     Tokens(usize),
+    /// Two tokens of the same name.
+    #[error("two tokens have the uri {0}")]
+    TokenTwice(String),
     /// More wraps than tokens, or none.
-    #[error("wraps_min is {wraps_min}, 1 to the number of tokens, {tokens}, is allowed")]
-    WrapsMin {
+    #[error("min_wraps is {min_wraps}, 1 to the number of tokens, {tokens}, is allowed")]
+    MinWraps {
         /// What was given.
-        wraps_min: usize,
+        min_wraps: usize,
         /// Tokens configured.
         tokens: usize,
     },

@@ -150,6 +150,12 @@ pub trait KeyProvider: Send {
     /// [`Unavailable`] when no token can; nothing was written then.
     fn wrap(&mut self, object: &SealedObject, key: &DataKey) -> Result<Vec<Wrap>, Unavailable>;
 
+    /// Wraps `key` under the open token key `name` alone: so is caught up what was sealed while its token was away.
+    ///
+    /// # Errors
+    /// [`Unavailable`], also when no token has that key open.
+    fn wrap_under(&mut self, name: KeyName, object: &SealedObject, key: &DataKey) -> Result<Wrap, Unavailable>;
+
     /// Opens one of the wraps.
     ///
     /// # Errors

@@ -255,9 +255,9 @@ impl<T: Token> Provider<T> {
 }
 
 /// The number of the open key with this name. One that a reconnection did not find again is as ambiguous as its handle.
-fn open_number(opened: &Opened, name: KeyName) -> Result<usize, TokenError> {
+fn open_number(opened: &Opened, name: KeyName, operation: &str) -> Result<usize, TokenError> {
     let number = opened.keys.iter().position(|key| scheme::key_name(key) == name);
-    number.ok_or_else(|| TokenError::new(FaultClass::AmbiguousKey, "unwrap", "key_not_open", ""))
+    number.ok_or_else(|| TokenError::new(FaultClass::AmbiguousKey, operation, "key_not_open", ""))
 }
 
 /// Asks for the check value again. Another answer is a session that has lost its meaning, until a full re-initialisation says
@@ -333,16 +333,15 @@ impl<T: Token> KeyProvider for Provider<T> {
     }
 
     fn wrap(&mut self, object: &SealedObject, key: &DataKey) -> Result<Vec<Wrap>, Unavailable> {
-        let mut salt = [0; scheme::SALT_BYTES];
-        self.entropy.fill_bytes(&mut salt);
-        let (name, kek) = self.keyed(|token, opened| {
-            let Some(sealing) = opened.keys.first() else {
-                return Err(TokenError::new(FaultClass::Key, "wrap", "key_missing", "no key is open"));
-            };
-            let name = scheme::key_name(sealing);
-            Ok((name, token.derive(0, &scheme::kek_input(object, name, &salt))?))
-        })?;
-        Ok(vec![Wrap { key: name, scheme: scheme::HMAC, blob: scheme::wrap(object, name, &salt, &kek, key) }])
+        let first = |opened: &Opened| match opened.keys.is_empty() {
+            false => Ok(0),
+            true => Err(TokenError::new(FaultClass::Key, "wrap", "key_missing", "no key is open")),
+        };
+        Ok(vec![self.wrap_by(first, object, key)?])
+    }
+
+    fn wrap_under(&mut self, name: KeyName, object: &SealedObject, key: &DataKey) -> Result<Wrap, Unavailable> {
+        self.wrap_by(|opened| open_number(opened, name, "wrap"), object, key)
     }
 
     fn unwrap(&mut self, object: &SealedObject, wraps: &[Wrap]) -> Result<DataKey, UnwrapError> {
@@ -362,13 +361,13 @@ impl<T: Token> KeyProvider for Provider<T> {
                     return Err(self.unavailable().into());
                 }
                 tries -= 1;
-                let kek = self.keyed(|token, opened| token.derive(open_number(opened, wrap.key)?, &input))?;
+                let kek = self.keyed(|token, opened| token.derive(open_number(opened, wrap.key, "unwrap")?, &input))?;
                 let connection = self.connection;
                 if let Some(key) = scheme::unwrap(object, wrap.key, &kek, &wrap.blob) {
                     return Ok(key);
                 }
                 // The row, or the answer? The known answer tells, if the same connection gave both.
-                self.keyed(|token, opened| check_value(token, opened, open_number(opened, wrap.key)?))?;
+                self.keyed(|token, opened| check_value(token, opened, open_number(opened, wrap.key, "unwrap")?))?;
                 if self.connection == connection {
                     damaged = true;
                     break;
@@ -414,6 +413,26 @@ impl<T: Token> KeyProvider for Provider<T> {
 }
 
 impl<T: Token> Provider<T> {
+    /// A wrap under the open key that `which` chooses, on the connection that answers.
+    fn wrap_by(
+        &mut self,
+        which: impl Fn(&Opened) -> Result<usize, TokenError>,
+        object: &SealedObject,
+        key: &DataKey,
+    ) -> Result<Wrap, Unavailable> {
+        let mut salt = [0; scheme::SALT_BYTES];
+        self.entropy.fill_bytes(&mut salt);
+        let (name, kek) = self.keyed(|token, opened| {
+            let number = which(opened)?;
+            let Some(sealing) = opened.keys.get(number) else {
+                return Err(TokenError::new(FaultClass::Key, "wrap", "key_missing", "no key is open"));
+            };
+            let name = scheme::key_name(sealing);
+            Ok((name, token.derive(number, &scheme::kek_input(object, name, &salt))?))
+        })?;
+        Ok(Wrap { key: name, scheme: scheme::HMAC, blob: scheme::wrap(object, name, &salt, &kek, key) })
+    }
+
     fn number_of(&self, name: KeyName) -> Option<usize> {
         self.opened.as_ref()?.keys.iter().position(|key| scheme::key_name(key) == name)
     }

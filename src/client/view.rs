@@ -85,7 +85,13 @@ fn texts(reply: &mut v1::StatusReply) -> Vec<&mut String> {
     let mut all = vec![&mut reply.name, &mut reply.version, &mut reply.reason, &mut reply.problem];
     if let Some(provider) = &mut reply.provider {
         all.push(&mut provider.state);
-        all.extend(provider.outage.iter_mut().flat_map(|it| [&mut it.class, &mut it.detail, &mut it.token]));
+        let outages = provider.outage.iter_mut();
+        let mut outages: Vec<_> = outages.collect();
+        for token in &mut provider.tokens {
+            all.extend([&mut token.name, &mut token.state]);
+            outages.extend(&mut token.outage);
+        }
+        all.extend(outages.into_iter().flat_map(|it| [&mut it.class, &mut it.detail, &mut it.token]));
     }
     all.extend(reply.storage.iter_mut().flat_map(|it| [&mut it.state, &mut it.detail, &mut it.releases]));
     all.extend(reply.anchor.iter_mut().map(|it| &mut it.strength));

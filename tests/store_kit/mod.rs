@@ -10,7 +10,7 @@ use frostkeep::store::{
     RecoverySink, SinkError, SlotKind, SnapshotData, SnapshotSource, Strength, Tuning, create_over,
 };
 use frostkeep_hsm::clock::{Clock, ManualClock, Millis};
-use frostkeep_hsm::health::{Health, Outage, OutageClass, ProviderState};
+use frostkeep_hsm::health::{Health, Outage, OutageClass, ProviderState, TokenHealth};
 use frostkeep_hsm::provider::{
     AnchorRead, AnchorValue, DataKey, KeyDescriptor, KeyName, KeyProvider, SealedObject, Unavailable, UnwrapError, Wrap,
 };
@@ -147,6 +147,11 @@ impl KeyProvider for Provider {
         Health { state: machine, outage, calls: 0, outages: 0, agents_started: 0 }
     }
 
+    fn tokens(&self) -> Vec<TokenHealth> {
+        let Health { state, outage, .. } = self.health();
+        vec![TokenHealth { name: "test".into(), state, outage, keys: self.keys() }]
+    }
+
     fn tick(&mut self) -> Duration {
         Duration::from_millis(10)
     }
@@ -167,6 +172,11 @@ impl KeyProvider for Provider {
         let under = if garbled { [0; 32] } else { state.key };
         let blob = wrap_blob(&under, object, salt, key.expose());
         Ok(vec![Wrap { key: key_name(&state.key), scheme: 1, blob }])
+    }
+
+    fn wrap_under(&mut self, name: KeyName, object: &SealedObject, key: &DataKey) -> Result<Wrap, Unavailable> {
+        assert_eq!(name, key_name(&self.token.state().key), "it has one key");
+        self.wrap(object, key).map(|mut wraps| wraps.remove(0))
     }
 
     fn unwrap(&mut self, object: &SealedObject, wraps: &[Wrap]) -> Result<DataKey, UnwrapError> {

@@ -13,9 +13,9 @@ use crate::clock::{Clock, Millis};
 use crate::config::{ConfigError, TokenConfig};
 use crate::health::{Health, Outage, OutageClass, ProviderState, TokenHealth};
 use crate::provider::{
-    AnchorRead, AnchorValue, DataKey, KeyDescriptor, KeyProvider, SealedObject, Unavailable, UnwrapError, Waker, Wrap,
+    AnchorRead, AnchorValue, DataKey, KeyDescriptor, KeyName, KeyProvider, SealedObject, Unavailable, UnwrapError,
+    Waker, Wrap,
 };
-use crate::scheme;
 use crate::sealer::Provider;
 use worker::{View, Worker};
 
@@ -34,48 +34,68 @@ const FIRST_MS: u64 = 1_000;
 const LOOK_MS_MIN: u64 = 20;
 const LOOK_MS_MAX: u64 = 1_000;
 
+/// Checks the configurations of a node's tokens, and that no two of them name the same.
+///
+/// # Errors
+/// [`ConfigError`].
+pub fn check_tokens(configs: &[TokenConfig], min_wraps: usize) -> Result<(), ConfigError> {
+    check_numbers(configs.len(), min_wraps)?;
+    for (number, config) in configs.iter().enumerate() {
+        config.check()?;
+        if configs.iter().skip(number + 1).any(|other| other.uri == config.uri) {
+            return Err(ConfigError::TokenTwice(config.uri.clone()));
+        }
+    }
+    Ok(())
+}
+
+fn check_numbers(tokens: usize, min_wraps: usize) -> Result<(), ConfigError> {
+    if !(1..=TOKENS_MAX).contains(&tokens) {
+        return Err(ConfigError::Tokens(tokens));
+    }
+    if !(1..=tokens).contains(&min_wraps) {
+        return Err(ConfigError::MinWraps { min_wraps, tokens });
+    }
+    Ok(())
+}
+
 /// Several tokens behind one [`KeyProvider`]. The first is the primary.
 pub struct Tokens {
     workers: Vec<Worker>,
-    wraps_min: usize,
+    min_wraps: usize,
     clock: Arc<dyn Clock>,
     tried: bool,
     fenced: Option<Outage>,
 }
 
 impl Tokens {
-    /// The provider of the tokens that `configs` name, the primary first. At least `wraps_min` of them must be there for a seal.
+    /// The provider of the tokens that `configs` name, the primary first. At least `min_wraps` of them must be there for a seal.
     ///
     /// # Errors
     /// [`ConfigError`].
-    pub fn from_config(configs: &[TokenConfig], wraps_min: usize, clock: &Arc<dyn Clock>) -> Result<Self, ConfigError> {
+    pub fn from_config(configs: &[TokenConfig], min_wraps: usize, clock: &Arc<dyn Clock>) -> Result<Self, ConfigError> {
+        check_tokens(configs, min_wraps)?;
         let mut providers: Vec<Box<dyn KeyProvider>> = Vec::with_capacity(configs.len());
         for config in configs {
             providers.push(Box::new(Provider::from_config(config, Arc::clone(clock))?));
         }
-        Self::new(providers, wraps_min, clock)
+        Self::new(providers, min_wraps, clock)
     }
 
     /// The same over providers that exist.
     ///
     /// # Errors
-    /// [`ConfigError::Tokens`], [`ConfigError::WrapsMin`], [`ConfigError::NoThread`].
+    /// [`ConfigError::Tokens`], [`ConfigError::MinWraps`], [`ConfigError::NoThread`].
     pub fn new(
         providers: Vec<Box<dyn KeyProvider>>,
-        wraps_min: usize,
+        min_wraps: usize,
         clock: &Arc<dyn Clock>,
     ) -> Result<Self, ConfigError> {
-        let tokens = providers.len();
-        if !(1..=TOKENS_MAX).contains(&tokens) {
-            return Err(ConfigError::Tokens(tokens));
-        }
-        if !(1..=tokens).contains(&wraps_min) {
-            return Err(ConfigError::WrapsMin { wraps_min, tokens });
-        }
+        check_numbers(providers.len(), min_wraps)?;
         let start = |provider| Worker::start(provider, Arc::clone(clock));
         let workers = providers.into_iter().map(start).collect::<Result<Vec<_>, _>>();
         let workers = workers.map_err(|cause| ConfigError::NoThread(cause.to_string()))?;
-        Ok(Self { workers, wraps_min, clock: Arc::clone(clock), tried: false, fenced: None })
+        Ok(Self { workers, min_wraps, clock: Arc::clone(clock), tried: false, fenced: None })
     }
 
     fn views(&self) -> Vec<View> {
@@ -114,12 +134,12 @@ impl Tokens {
 
     /// The outage of a call that no token answers.
     fn unavailable(&self) -> Unavailable {
-        Unavailable(self.health().outage.unwrap_or_else(|| self.refusal("no token answers")))
+        Unavailable(self.health().outage.unwrap_or_else(|| self.refusal(OutageClass::Token, "no token answers")))
     }
 
-    fn refusal(&self, detail: &str) -> Outage {
+    fn refusal(&self, class: OutageClass, detail: &str) -> Outage {
         Outage {
-            class: OutageClass::Token,
+            class,
             since: self.clock.now(),
             since_unix: self.clock.unix_seconds(),
             next_try: None,
@@ -132,9 +152,12 @@ impl Tokens {
         self.workers.iter().enumerate().filter(|(_, worker)| which(worker)).map(|(number, _)| number).collect()
     }
 
-    /// The first token that is there, the primary before others.
-    fn there(&self) -> Option<&Worker> {
-        self.workers.iter().find(|worker| worker.view().health.admits_work())
+    /// The token, where there is one alone: anchors of several are not told apart yet.
+    fn sole(&self) -> Option<&Worker> {
+        match self.workers.as_slice() {
+            [worker] => Some(worker),
+            _ => None,
+        }
     }
 
     /// Wraps under the tokens of `workers`, in their order. Returns at once when all have answered, and a moment after enough have.
@@ -161,11 +184,11 @@ impl Tokens {
                 // All have answered, or those that have not are late.
                 None => break,
             }
-            if until.is_none() && wraps.len() >= self.wraps_min {
+            if until.is_none() && wraps.len() >= self.min_wraps {
                 until = Some(self.clock.now().plus(LATE_MS));
             }
         }
-        if wraps.len() < self.wraps_min {
+        if wraps.len() < self.min_wraps {
             return Err(failed.unwrap_or_else(|| self.unavailable()));
         }
         wraps.sort_by_key(|(number, _)| *number);
@@ -173,12 +196,12 @@ impl Tokens {
     }
 }
 
-/// The state of all of them together: as good as the best `wraps_min`, and the outage of the first that is away otherwise.
-fn together(views: &[View], wraps_min: usize) -> (ProviderState, Option<Outage>) {
+/// The state of all of them together: as good as the best `min_wraps`, and the outage of the first that is away otherwise.
+fn together(views: &[View], min_wraps: usize) -> (ProviderState, Option<Outage>) {
     let there = views.iter().filter(|view| view.health.admits_work()).count();
     let any = |state| views.iter().any(|view| view.health.state == state);
     let all = |state| views.iter().all(|view| view.health.state == state);
-    if there >= wraps_min {
+    if there >= min_wraps {
         let state = if any(ProviderState::Ready) { ProviderState::Ready } else { ProviderState::Suspect };
         return (state, None);
     }
@@ -222,7 +245,7 @@ impl KeyProvider for Tokens {
         let views = self.views();
         let (state, outage) = match &self.fenced {
             Some(outage) => (ProviderState::Fenced, Some(outage.clone())),
-            None => together(&views, self.wraps_min),
+            None => together(&views, self.min_wraps),
         };
         let sum = |count: fn(&Health) -> u64| views.iter().map(|view| count(&view.health)).sum();
         Health {
@@ -253,11 +276,23 @@ impl KeyProvider for Tokens {
         self.first();
         let there: Vec<usize> = self.numbers(|worker| worker.view().health.admits_work());
         let prompt: Vec<usize> = self.numbers(|worker| worker.view().health.admits_work() && !worker.is_busy());
-        let asked = if prompt.len() >= self.wraps_min { prompt } else { there };
-        if asked.len() < self.wraps_min {
+        let asked = if prompt.len() >= self.min_wraps { prompt } else { there };
+        if asked.len() < self.min_wraps {
             return Err(self.unavailable());
         }
         self.wraps_of(&asked, object, key)
+    }
+
+    fn wrap_under(&mut self, name: KeyName, object: &SealedObject, key: &DataKey) -> Result<Wrap, Unavailable> {
+        self.first();
+        let (object, key) = (*object, DataKey::new(key.expose()));
+        let holds = |worker: &&Worker| {
+            let view = worker.view();
+            view.health.admits_work() && view.opens(name)
+        };
+        let worker = self.workers.iter().find(holds).ok_or_else(|| self.unavailable())?;
+        let made = worker.answer(move |provider| provider.wrap_under(name, &object, &key));
+        made.unwrap_or_else(|| Err(self.unavailable()))
     }
 
     fn unwrap(&mut self, object: &SealedObject, wraps: &[Wrap]) -> Result<DataKey, UnwrapError> {
@@ -271,9 +306,8 @@ impl KeyProvider for Tokens {
         }
         let mut failed = None;
         for worker in there.iter().filter_map(|number| self.workers.get(*number)) {
-            let held: Vec<_> =
-                worker.view().tokens.iter().flat_map(|token| token.keys.iter().map(scheme::key_name)).collect();
-            let ours: Vec<Wrap> = wraps.iter().filter(|wrap| held.contains(&wrap.key)).cloned().collect();
+            let view = worker.view();
+            let ours: Vec<Wrap> = wraps.iter().filter(|wrap| view.opens(wrap.key)).cloned().collect();
             if ours.is_empty() {
                 continue;
             }
@@ -294,20 +328,24 @@ impl KeyProvider for Tokens {
 
     fn anchor_read(&mut self) -> Result<AnchorRead, Unavailable> {
         self.first();
-        let worker = self.there().ok_or_else(|| self.unavailable())?;
-        worker.answer(|provider| provider.anchor_read()).unwrap_or_else(|| Err(self.unavailable()))
+        match self.sole() {
+            Some(worker) => worker.answer(|provider| provider.anchor_read()).unwrap_or_else(|| Err(self.unavailable())),
+            None => Ok(AnchorRead::Unsupported),
+        }
     }
 
     fn anchor_write(&mut self, value: &AnchorValue) -> Result<(), Unavailable> {
         self.first();
         let value = *value;
-        let worker = self.there().ok_or_else(|| self.unavailable())?;
+        let Some(worker) = self.sole() else {
+            return Err(Unavailable(self.refusal(OutageClass::Usage, "several tokens keep no anchor yet")));
+        };
         worker.answer(move |provider| provider.anchor_write(&value)).unwrap_or_else(|| Err(self.unavailable()))
     }
 
     fn fence_by_anchor(&mut self, detail: String) {
         // In force at once, whatever a token is busy with.
-        self.fenced = Some(Outage { class: OutageClass::Anchor, ..self.refusal(&detail) });
+        self.fenced = Some(self.refusal(OutageClass::Anchor, &detail));
         for worker in &self.workers {
             let detail = detail.clone();
             worker.tell(move |provider| provider.fence_by_anchor(detail));

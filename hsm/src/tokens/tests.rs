@@ -5,6 +5,7 @@
 use super::*;
 use crate::clock::SystemClock;
 use crate::outage::Backoff;
+use crate::scheme;
 use crate::scripted::ScriptedHandle;
 use crate::sealer::Timing;
 use crate::token::FaultClass;
@@ -25,15 +26,15 @@ fn provider(token: &ScriptedHandle, clock: &Arc<dyn Clock>) -> Box<dyn KeyProvid
     Box::new(Provider::new(token.token(), timing, Arc::clone(clock), Box::new(crate::entropy::os())))
 }
 
-fn bench(wraps_min: usize) -> Bench {
+fn bench(min_wraps: usize) -> Bench {
     let (one, two) = (ScriptedHandle::new("one", [1; 32]), ScriptedHandle::new("two", [2; 32]));
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let providers = vec![provider(&one, &clock), provider(&two, &clock)];
-    Bench { one, two, tokens: Tokens::new(providers, wraps_min, &clock).unwrap() }
+    Bench { one, two, tokens: Tokens::new(providers, min_wraps, &clock).unwrap() }
 }
 
-fn ready(wraps_min: usize) -> Bench {
-    let mut bench = bench(wraps_min);
+fn ready(min_wraps: usize) -> Bench {
+    let mut bench = bench(min_wraps);
     bench.tokens.tick();
     bench.until(|tokens| states(tokens) == [ProviderState::Ready; 2]);
     let keys = bench.tokens.keys();
@@ -115,6 +116,22 @@ fn a_token_that_hangs_costs_the_others_one_short_wait() {
 }
 
 #[test]
+fn one_key_alone_wraps_what_its_token_has_missed() {
+    let mut bench = ready(1);
+    let names: Vec<_> = bench.tokens.keys().iter().map(scheme::key_name).collect();
+    for name in &names {
+        let wrap = bench.tokens.wrap_under(*name, &object(), &key()).unwrap();
+        assert_eq!(wrap.key, *name);
+        assert!(bench.opens(&[wrap]));
+    }
+    assert!(bench.tokens.wrap_under(KeyName([0; 16]), &object(), &key()).is_err());
+    assert_eq!(states(&bench.tokens), [ProviderState::Ready; 2], "a name that is not here is no outage");
+    bench.two.fail_until_healed(FaultClass::Token);
+    bench.until(|tokens| states(tokens)[1] == ProviderState::Out);
+    assert!(bench.tokens.wrap_under(names[1], &object(), &key()).is_err());
+}
+
+#[test]
 fn both_gone_is_an_outage_that_names_both_and_either_one_ends_it() {
     let mut bench = ready(1);
     let wraps = bench.tokens.wrap(&object(), &key()).unwrap();
@@ -133,7 +150,7 @@ fn both_gone_is_an_outage_that_names_both_and_either_one_ends_it() {
 }
 
 #[test]
-fn fewer_tokens_than_wraps_min_seal_nothing_and_open_everything() {
+fn fewer_tokens_than_min_wraps_seal_nothing_and_open_everything() {
     let mut bench = ready(2);
     let wraps = bench.tokens.wrap(&object(), &key()).unwrap();
     assert_eq!(wraps.len(), 2);
@@ -215,6 +232,9 @@ fn a_token_whose_thread_panics_is_out_and_the_others_go_on() {
         fn wrap(&mut self, _: &SealedObject, _: &DataKey) -> Result<Vec<Wrap>, Unavailable> {
             panic!("as asked by the test")
         }
+        fn wrap_under(&mut self, name: KeyName, object: &SealedObject, key: &DataKey) -> Result<Wrap, Unavailable> {
+            self.0.wrap_under(name, object, key)
+        }
         fn unwrap(&mut self, object: &SealedObject, wraps: &[Wrap]) -> Result<DataKey, UnwrapError> {
             self.0.unwrap(object, wraps)
         }
@@ -251,7 +271,7 @@ fn the_number_of_tokens_and_of_wraps_is_bounded() {
     let some = |count: u8| (0..count).map(|n| provider(&ScriptedHandle::new("t", [n; 32]), &clock)).collect::<Vec<_>>();
     assert_eq!(Tokens::new(some(0), 1, &clock).err(), Some(ConfigError::Tokens(0)));
     assert_eq!(Tokens::new(some(9), 1, &clock).err(), Some(ConfigError::Tokens(9)));
-    for wraps_min in [0, 3] {
-        assert_eq!(Tokens::new(some(2), wraps_min, &clock).err(), Some(ConfigError::WrapsMin { wraps_min, tokens: 2 }));
+    for min_wraps in [0, 3] {
+        assert_eq!(Tokens::new(some(2), min_wraps, &clock).err(), Some(ConfigError::MinWraps { min_wraps, tokens: 2 }));
     }
 }

@@ -8,7 +8,8 @@ use std::{io, thread};
 
 use crate::clock::Clock;
 use crate::health::{Health, Outage, OutageClass, ProviderState, TokenHealth};
-use crate::provider::{KeyDescriptor, KeyProvider, Waker};
+use crate::provider::{KeyDescriptor, KeyName, KeyProvider, Waker};
+use crate::scheme;
 
 type Job = Box<dyn FnOnce(&mut dyn KeyProvider) + Send>;
 
@@ -21,6 +22,13 @@ pub(super) struct View {
     pub(super) connection: u64,
     /// Whether the first connection was tried.
     pub(super) tried: bool,
+}
+
+impl View {
+    /// Whether the token has the key of this name open.
+    pub(super) fn opens(&self, name: KeyName) -> bool {
+        self.tokens.iter().flat_map(|token| &token.keys).any(|key| scheme::key_name(key) == name)
+    }
 }
 
 struct Shared {

@@ -30,7 +30,7 @@ fn the_shortest_configuration_is_complete_and_its_paths_are_relative_to_the_file
     assert_eq!(config.state, Path::new("/etc/frostkeep/state"));
     assert_eq!(config.roster, Path::new("/etc/frostkeep/roster.toml"));
     assert_eq!(config.socket, Path::new("/etc/frostkeep/state/admin.sock"));
-    assert_eq!(config.token.latch_directory, Path::new("/etc/frostkeep/latch"));
+    assert_eq!(config.tokens[0].latch_directory, Path::new("/etc/frostkeep/latch"));
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.admin_uids, BTreeSet::from([0, nix::unistd::geteuid().as_raw()]));
     assert!(!config.coordination && config.engine.tighten.is_none());
@@ -44,7 +44,8 @@ fn the_manual_s_example_shows_every_setting_at_its_default() {
     assert_eq!(format!("{:?}", engine(&example)), format!("{:?}", engine(&shortest)));
     assert!(example.engine.tighten.is_some());
     let token = |config: &ServerConfig| {
-        let TokenConfig { health_interval_ms, backoff_ms_min, backoff_ms_max, deadlines, .. } = config.token.clone();
+        let TokenConfig { health_interval_ms, backoff_ms_min, backoff_ms_max, deadlines, .. } =
+            config.tokens[0].clone();
         (health_interval_ms, backoff_ms_min, backoff_ms_max, deadlines)
     };
     assert_eq!(token(&example), token(&shortest));
