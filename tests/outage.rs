@@ -48,20 +48,16 @@ enum Fault {
 }
 
 fn begin(token: &mut Token, fault: Fault) {
-    match (fault, token) {
-        (Fault::Hangs, Token::Remote(_, server)) => server.stop().unwrap(),
-        (Fault::Hangs, Token::Scripted(handle)) => handle.hang(),
-        (Fault::Hangs, Token::Soft(_)) => panic!("a moved directory does not hang"),
-        (Fault::Gone, token) => token.take_away(),
+    match fault {
+        Fault::Hangs => token.hang(),
+        Fault::Gone => token.take_away(),
     }
 }
 
 fn end(token: &mut Token, fault: Fault) {
-    match (fault, token) {
-        (Fault::Hangs, Token::Remote(_, server)) => server.resume().unwrap(),
-        (Fault::Hangs, Token::Scripted(handle)) => handle.release(),
-        (Fault::Hangs, Token::Soft(_)) => panic!("a moved directory does not hang"),
-        (Fault::Gone, token) => token.bring_back(),
+    match fault {
+        Fault::Hangs => token.go_on(),
+        Fault::Gone => token.bring_back(),
     }
 }
 

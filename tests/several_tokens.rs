@@ -1,5 +1,13 @@
 //! A state under two tokens: either one opens it alone, losing one costs nothing, and one that comes back is caught up.
-#![allow(missing_docs, unreachable_pub, dead_code, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods
+)]
 
 mod store_kit;
 

@@ -20,11 +20,14 @@ fn request(cluster: &Cluster, name: &str) -> SignRequest {
     cluster.request(&name, &what, 1, &package, member(1))
 }
 
+/// Requests, and the durable part of their replies.
+type Rounds = Vec<(SignRequest, Vec<u8>)>;
+
 /// Clients that ask for fresh rounds until they are told to stop. No one may be refused.
 struct Load {
     stop: Arc<AtomicBool>,
     served: Arc<AtomicU64>,
-    clients: Vec<tokio::task::JoinHandle<Vec<(SignRequest, Vec<u8>)>>>,
+    clients: Vec<tokio::task::JoinHandle<Rounds>>,
 }
 
 impl Load {
@@ -54,7 +57,7 @@ impl Load {
         eventually("fresh rounds are served", || self.served.load(Ordering::SeqCst) >= seen + more).await;
     }
 
-    async fn end(self) -> Vec<(SignRequest, Vec<u8>)> {
+    async fn end(self) -> Rounds {
         self.stop.store(true, Ordering::SeqCst);
         let mut rounds = Vec::new();
         for client in self.clients {

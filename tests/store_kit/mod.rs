@@ -14,6 +14,7 @@ use frostkeep_hsm::health::{Health, Outage, OutageClass, ProviderState, TokenHea
 use frostkeep_hsm::provider::{
     AnchorRead, AnchorValue, DataKey, KeyDescriptor, KeyName, KeyProvider, SealedObject, Unavailable, UnwrapError, Wrap,
 };
+use frostkeep_hsm::scheme;
 use rand_core::SeedableRng;
 use redb::StorageBackend;
 use sha2::{Digest, Sha256};
@@ -106,8 +107,18 @@ fn sha(parts: &[&[u8]]) -> [u8; 32] {
     parts.iter().fold(Sha256::new(), |hash, part| hash.chain_update(part)).finalize().into()
 }
 
+fn descriptor(key: &[u8; 32]) -> KeyDescriptor {
+    KeyDescriptor {
+        scheme: 1,
+        id: b"key".to_vec(),
+        check_value: sha(&[b"check", key])[..8].try_into().unwrap(),
+        token_label: "test".into(),
+        token_serial: "1".into(),
+    }
+}
+
 fn key_name(key: &[u8; 32]) -> KeyName {
-    KeyName(sha(&[b"name", key])[..16].try_into().unwrap())
+    scheme::key_name(&descriptor(key))
 }
 
 fn wrap_blob(key: &[u8; 32], object: &SealedObject, salt: [u8; 32], text: &[u8]) -> Vec<u8> {
@@ -128,13 +139,7 @@ impl KeyProvider for Provider {
         if state.out {
             return Vec::new();
         }
-        vec![KeyDescriptor {
-            scheme: 1,
-            id: b"key".to_vec(),
-            check_value: sha(&[b"check", &state.key])[..8].try_into().unwrap(),
-            token_label: "test".into(),
-            token_serial: "1".into(),
-        }]
+        vec![descriptor(&state.key)]
     }
 
     fn health(&self) -> Health {
@@ -186,7 +191,9 @@ impl KeyProvider for Provider {
             return Err(self.token.unavailable().into());
         }
         let name = key_name(&state.key);
-        let Some(wrap) = wraps.iter().find(|wrap| wrap.key == name) else {
+        // The golden store was written when this provider named its key otherwise.
+        let golden = KeyName(sha(&[b"name", &state.key])[..16].try_into().unwrap());
+        let Some(wrap) = wraps.iter().find(|wrap| wrap.key == name || wrap.key == golden) else {
             let keys = wraps.iter().map(|wrap| wrap.key).collect();
             return Err(UnwrapError::NoReachableKey { found: wraps.len(), keys });
         };

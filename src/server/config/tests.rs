@@ -91,9 +91,22 @@ fn a_value_that_cannot_be_is_refused_by_name() {
         assert!(error.to_string().contains(named) && error.to_string().contains(PATH), "{named}: {error}");
         assert!(!error.hint().is_empty());
     }
-    let twice = format!("{SHORTEST}{}", SHORTEST.split_at(SHORTEST.find("[[token]]").unwrap()).1);
-    let error = parsed(&twice).unwrap_err().to_string();
-    assert!(error.contains("given 2 times"), "{error}");
+    let token = SHORTEST.split_at(SHORTEST.find("[[token]]").unwrap()).1;
+    let second = token.replace("token=a", "token=b");
+    let refusal = |text: &str| {
+        let error = parsed(text).unwrap_err();
+        std::error::Error::source(&error).unwrap().to_string()
+    };
+    let twice = refusal(&format!("{SHORTEST}{token}"));
+    assert!(twice.starts_with("two tokens have the uri pkcs11:token=a"), "{twice}");
+    let many = refusal(&format!("{SHORTEST}{}", second.repeat(8)));
+    assert_eq!(many, "9 tokens, 1 to 8 are allowed");
+    let both = parsed(&format!("min_wraps = 2\n{SHORTEST}{second}")).unwrap();
+    assert_eq!((both.tokens.len(), both.min_wraps), (2, 2));
+    for min_wraps in [0, 2] {
+        let found = refusal(&format!("min_wraps = {min_wraps}\n{SHORTEST}"));
+        assert_eq!(found, format!("min_wraps is {min_wraps}, 1 to the number of tokens, 1, is allowed"));
+    }
 }
 
 #[test]
