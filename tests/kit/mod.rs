@@ -44,7 +44,7 @@ use frostkeep::roast::{AttemptBinding, AttemptContext, Evidence, TimeoutVote, Tr
 use frostkeep::store::{
     DenyFiles, Environment, FreeSpace, Line, Next, Opened, Opening, Persister, Tuning, VolumeSpace,
 };
-use frostkeep_fixtures::{P11KitServer, SoftToken, make_token};
+use frostkeep_fixtures::{P11KitServer, Shim, SoftToken, make_token, softhsm_module};
 use rand_core::RngCore;
 
 pub const PIN: &str = "kit-pin-7d1f";
@@ -66,6 +66,7 @@ pub enum Token {
     Scripted(ScriptedHandle),
     Soft(SoftToken),
     Remote(SoftToken, P11KitServer),
+    Shimmed(SoftToken, Shim),
 }
 
 /// Fast enough for tests; the ratios are those of production.
@@ -99,6 +100,21 @@ impl Token {
         Self::Remote(soft, server)
     }
 
+    /// A real token behind the fault shim.
+    pub fn shimmed(directory: &Path, label: &str) -> Self {
+        let soft = make_token(directory, label, PIN).unwrap();
+        Self::Soft(soft.clone()).provision();
+        let shim = Shim::new(directory, softhsm_module().unwrap()).unwrap();
+        Self::Shimmed(soft, shim)
+    }
+
+    pub fn shim(&self) -> &Shim {
+        match self {
+            Self::Shimmed(_, shim) => shim,
+            _ => panic!("no shim is before this token"),
+        }
+    }
+
     pub fn scripted_handle(&self) -> &ScriptedHandle {
         match self {
             Self::Scripted(handle) => handle,
@@ -112,6 +128,11 @@ impl Token {
             Self::Soft(soft) => (soft.uri("frostkeep").unwrap(), soft.environment(), soft.latch_directory()),
             Self::Remote(soft, server) => {
                 (server.uri("frostkeep").unwrap(), server.environment(), soft.latch_directory())
+            }
+            Self::Shimmed(soft, shim) => {
+                let mut environment = soft.environment();
+                environment.extend(shim.environment());
+                (soft.uri_through(shim.module(), "frostkeep"), environment, soft.latch_directory())
             }
         };
         TokenConfig {
@@ -152,7 +173,7 @@ impl Token {
     pub fn take_away(&mut self) {
         match self {
             Self::Scripted(handle) => handle.fail_until_healed(frostkeep::hsm::token::FaultClass::Token),
-            Self::Soft(soft) => soft.take_away().unwrap(),
+            Self::Soft(soft) | Self::Shimmed(soft, _) => soft.take_away().unwrap(),
             Self::Remote(_, server) => server.kill(),
         }
     }
@@ -161,7 +182,7 @@ impl Token {
     pub fn bring_back(&mut self) {
         match self {
             Self::Scripted(handle) => handle.heal(),
-            Self::Soft(soft) => soft.bring_back().unwrap(),
+            Self::Soft(soft) | Self::Shimmed(soft, _) => soft.bring_back().unwrap(),
             Self::Remote(_, server) => server.restart().unwrap(),
         }
     }
@@ -173,6 +194,7 @@ pub enum Kind {
     Scripted,
     Soft,
     Remote,
+    Shimmed,
 }
 
 /// A node with its token and its directory.
@@ -192,6 +214,7 @@ impl TestNode {
             Kind::Scripted => Token::scripted(&label),
             Kind::Soft => Token::soft(&directory, &label),
             Kind::Remote => Token::remote(&directory, &label),
+            Kind::Shimmed => Token::shimmed(&directory, &label),
         };
         let mut config = NodeConfig::new(directory.join("state"));
         config.tuning = Tuning { disk_reserve_bytes: 0, ..Tuning::default() };
