@@ -216,6 +216,10 @@ impl Pkcs11Token {
         if open.is_empty() {
             let ids: Vec<String> = required.iter().map(|key| hex(&key.id)).collect();
             let others = self.find(self.uri.object.clone(), self.uri.id.clone())?;
+            if others.iter().any(|other| required.iter().any(|key| key.id == other.id)) {
+                let detail = "a key that one search did not find was found by the next";
+                return Err(TokenError::new(FaultClass::Integrity, "find", "answers_differ", detail));
+            }
             let (code, seen) = match others.first() {
                 Some(other) => ("key_changed", format!("; key {} answers under its name", hex(&other.id))),
                 None => ("key_missing", String::new()),

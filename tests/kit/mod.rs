@@ -46,7 +46,7 @@ use frostkeep::roast::{AttemptBinding, AttemptContext, Evidence, TimeoutVote, Tr
 use frostkeep::store::{
     DenyFiles, Environment, FreeSpace, Line, Next, Opened, Opening, Persister, Tuning, VolumeSpace,
 };
-use frostkeep_fixtures::{P11KitServer, SoftToken, make_token};
+use frostkeep_fixtures::{P11KitServer, Shim, SoftToken, make_token, softhsm_module};
 use rand_core::RngCore;
 
 pub const PIN: &str = "kit-pin-7d1f";
@@ -70,6 +70,7 @@ pub enum Token {
     Remote(SoftToken, P11KitServer),
     /// Two tokens, of which either one opens everything.
     Two(Box<[Token; 2]>),
+    Shimmed(SoftToken, Shim),
 }
 
 /// Fast enough for tests; the ratios are those of production.
@@ -103,6 +104,21 @@ impl Token {
         Self::Remote(soft, server)
     }
 
+    /// A real token behind the fault shim.
+    pub fn shimmed(directory: &Path, label: &str) -> Self {
+        let soft = make_token(directory, label, PIN).unwrap();
+        Self::Soft(soft.clone()).provision();
+        let shim = Shim::new(directory, softhsm_module().unwrap()).unwrap();
+        Self::Shimmed(soft, shim)
+    }
+
+    pub fn shim(&self) -> &Shim {
+        match self {
+            Self::Shimmed(_, shim) => shim,
+            _ => panic!("no shim is before this token"),
+        }
+    }
+
     pub fn scripted_handle(&self) -> &ScriptedHandle {
         match self {
             Self::Scripted(handle) => handle,
@@ -117,6 +133,11 @@ impl Token {
             Self::Soft(soft) => (soft.uri("frostkeep").unwrap(), soft.environment(), soft.latch_directory()),
             Self::Remote(soft, server) => {
                 (server.uri("frostkeep").unwrap(), server.environment(), soft.latch_directory())
+            }
+            Self::Shimmed(soft, shim) => {
+                let mut environment = soft.environment();
+                environment.extend(shim.environment());
+                (soft.uri_through(shim.module(), "frostkeep"), environment, soft.latch_directory())
             }
         };
         TokenConfig {
@@ -187,7 +208,7 @@ impl Token {
     pub fn take_away(&mut self) {
         match self {
             Self::Scripted(handle) => handle.fail_until_healed(frostkeep::hsm::token::FaultClass::Token),
-            Self::Soft(soft) => soft.take_away().unwrap(),
+            Self::Soft(soft) | Self::Shimmed(soft, _) => soft.take_away().unwrap(),
             Self::Remote(_, server) => server.kill(),
             Self::Two(tokens) => tokens.iter_mut().for_each(Token::take_away),
         }
@@ -197,7 +218,7 @@ impl Token {
     pub fn bring_back(&mut self) {
         match self {
             Self::Scripted(handle) => handle.heal(),
-            Self::Soft(soft) => soft.bring_back().unwrap(),
+            Self::Soft(soft) | Self::Shimmed(soft, _) => soft.bring_back().unwrap(),
             Self::Remote(_, server) => server.restart().unwrap(),
             Self::Two(tokens) => tokens.iter_mut().for_each(Token::bring_back),
         }
@@ -211,6 +232,7 @@ pub enum Kind {
     Soft,
     Remote,
     TwoRemote,
+    Shimmed,
 }
 
 /// A node with its token and its directory.
@@ -234,6 +256,7 @@ impl TestNode {
                 let one = |name: &str| Token::remote(&directory.join(name), &format!("{label}-{name}"));
                 Token::Two(Box::new([one("a"), one("b")]))
             }
+            Kind::Shimmed => Token::shimmed(&directory, &label),
         };
         let mut config = NodeConfig::new(directory.join("state"));
         config.tuning = Tuning { disk_reserve_bytes: 0, ..Tuning::default() };
