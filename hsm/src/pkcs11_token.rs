@@ -1,12 +1,14 @@
 //! A real token: agent, latch and PIN behind the trait [`Token`].
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::agent::protocol::{FoundKey, Reply, Request, TokenSelector};
+use crate::agent::protocol::{FoundKey, PlayedCall, PlayedOutage, Reply, Request, TokenSelector};
 use crate::config::{ConfigError, Deadlines, TokenConfig};
+use crate::drill::{Drill, DrillKind, DrillSwitch, marked};
 use crate::entropy::Entropy;
 use crate::latch::{Latch, LatchError};
-use crate::pin;
+use crate::pin::{self, Pin};
 use crate::provider::{AnchorRead, AnchorValue, KeyDescriptor};
 use crate::scheme;
 use crate::supervisor::{Answer, Supervisor};
@@ -22,6 +24,9 @@ pub struct Pkcs11Token {
     credentials_directory: Option<PathBuf>,
     latch_directory: PathBuf,
     latch: Option<(String, Latch)>,
+    drills: Option<DrillSwitch>,
+    // The drill that is played, with its latch: the token's own is not touched.
+    drilled: Option<(Drill, Latch)>,
     deadlines: Deadlines,
     supervisor: Supervisor,
     logins: u64,
@@ -51,6 +56,8 @@ impl Pkcs11Token {
             credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             latch_directory: config.latch_directory.clone(),
             latch: None,
+            drills: None,
+            drilled: None,
             deadlines: config.deadlines,
             supervisor: Supervisor::new(config.agent_command()?, config.environment.clone()),
             logins: 0,
@@ -58,6 +65,12 @@ impl Pkcs11Token {
             keys: Vec::new(),
             uri,
         })
+    }
+
+    /// The same, which plays the drills of `drills`.
+    #[must_use]
+    pub fn with_drills(self, drills: DrillSwitch) -> Self {
+        Self { drills: Some(drills), ..self }
     }
 
     /// Process id of the live agent.
@@ -75,8 +88,74 @@ impl Pkcs11Token {
         &self.uri
     }
 
+    /// The drill that is on. Asked once for a whole opening, so that no login follows a connection that was only played.
+    fn playing(&mut self) -> Option<Drill> {
+        let on = self.drills.as_ref().and_then(DrillSwitch::on);
+        let known = self.drilled.as_ref().map(|(drill, _)| drill.id);
+        if on.as_ref().map(|drill| drill.id) != known {
+            match &on {
+                Some(drill) => tracing::warn!(kind = drill.kind.name(), by = %drill.by, "drill: calls are played"),
+                None => tracing::warn!("drill: over, calls go to the token again"),
+            }
+            self.drilled = on.clone().map(|drill| (drill, Latch::of_drill()));
+        }
+        on
+    }
+
+    /// One request to the agent; in a drill, what is played in its place.
+    fn ask(
+        &mut self,
+        play: Option<&Drill>,
+        request: &Request,
+        tail: &[u8],
+        deadline: Duration,
+    ) -> Result<Answer, TokenError> {
+        let call = match request {
+            Request::Connect { .. } => PlayedCall::Connect,
+            Request::Login { .. } => PlayedCall::Login,
+            Request::Find { .. } => PlayedCall::Find,
+            Request::Derive { .. } => PlayedCall::Derive,
+            Request::Hello { .. } | Request::CreateKey { .. } | Request::Play { .. } | Request::Delay { .. } => {
+                return self.supervisor.call(request, tail, deadline);
+            }
+        };
+        let outage = match play.map(|drill| drill.kind) {
+            None => return self.supervisor.call(request, tail, deadline),
+            Some(DrillKind::Slow) => return self.ask_slowly(request, tail, deadline),
+            Some(DrillKind::Hang) => PlayedOutage::Hang,
+            Some(DrillKind::Crash) => PlayedOutage::Crash,
+            Some(DrillKind::Pin) => match self.drills.as_ref().and_then(DrillSwitch::token) {
+                Some(token) => PlayedOutage::Pin { token },
+                // Never connected: there is nothing to log in to.
+                None => PlayedOutage::Unplug,
+            },
+            Some(DrillKind::Unplug) => PlayedOutage::Unplug,
+        };
+        self.supervisor.call(&Request::Play { outage, call }, &[], deadline).map_err(marked)
+    }
+
+    /// The token itself, late: the delay is taken from its own deadline.
+    fn ask_slowly(&mut self, request: &Request, tail: &[u8], deadline: Duration) -> Result<Answer, TokenError> {
+        let ms = self.drills.as_ref().map_or(0, |drills| drills.times().slow_ms());
+        match self.supervisor.call(&Request::Delay { ms }, &[], deadline) {
+            Ok(Answer::Reply(Reply::Done)) => {}
+            Ok(_) => return Err(self.supervisor.confused("delay")),
+            Err(error) => return Err(error),
+        }
+        let left = deadline.saturating_sub(Duration::from_millis(ms));
+        self.supervisor.call(request, tail, left).map_err(|error| match error.class {
+            // It may have answered within its whole deadline.
+            FaultClass::Deadline => marked(error),
+            _ => error,
+        })
+    }
+
     /// Full re-initialisation, without a login.
     pub(crate) fn connect(&mut self) -> Result<TokenInfo, TokenError> {
+        self.connected(None)
+    }
+
+    fn connected(&mut self, play: Option<&Drill>) -> Result<TokenInfo, TokenError> {
         self.keys.clear();
         self.supervisor.ensure_started(self.deadlines.start())?;
         let token = TokenSelector {
@@ -87,8 +166,13 @@ impl Pkcs11Token {
             slot: self.uri.slot_id,
         };
         let request = Request::Connect { module: self.module.clone(), token };
-        match self.supervisor.call(&request, &[], self.deadlines.start()) {
-            Ok(Answer::Reply(Reply::Token(info))) => Ok(info),
+        match self.ask(play, &request, &[], self.deadlines.start()) {
+            Ok(Answer::Reply(Reply::Token(info))) => {
+                if let (Some(drills), None) = (&self.drills, play) {
+                    drills.note_token(&info);
+                }
+                Ok(info)
+            }
             Ok(_) => Err(self.supervisor.confused("connect")),
             Err(error) => Err(self.restart_after(error)),
         }
@@ -106,6 +190,10 @@ impl Pkcs11Token {
     /// Logs in, when the latch and the token's own flags allow it. `info` is the token's answer of a moment ago: a login is never
     /// the first thing that a token is asked.
     pub(crate) fn login(&mut self, info: &TokenInfo) -> Result<(), TokenError> {
+        self.logged_in(None, info)
+    }
+
+    fn logged_in(&mut self, play: Option<&Drill>, info: &TokenInfo) -> Result<(), TokenError> {
         if info.pin_locked || info.pin_final_try {
             let (code, detail) = if info.pin_locked {
                 ("pin_locked", "the token says that the pin is locked")
@@ -121,11 +209,14 @@ impl Pkcs11Token {
             }
             TokenError::new(FaultClass::Usage, "read_pin", "pin_not_read", detail)
         })?;
+        if play.is_some_and(|drill| drill.kind != DrillKind::Slow) {
+            return self.played_login(play, &pin);
+        }
         let latch = self.latch(&info.serial);
         latch.begin(&pin).map_err(|cause| latch_error(&cause))?;
         let lock = latch.path().with_extension("lock");
         self.logins += 1;
-        let answer = match self.supervisor.call(&Request::Login { lock }, pin.expose(), self.deadlines.login()) {
+        let answer = match self.ask(play, &Request::Login { lock }, pin.expose(), self.deadlines.login()) {
             Ok(Answer::Reply(Reply::Done)) => Ok(()),
             Ok(_) => Err(self.supervisor.confused("login")),
             Err(error) => Err(error),
@@ -150,9 +241,34 @@ impl Pkcs11Token {
         answer.map_err(|error| self.restart_after(error))
     }
 
+    /// A login of a drill: the token is not asked, and its latch neither asked nor told.
+    fn played_login(&mut self, play: Option<&Drill>, pin: &Pin) -> Result<(), TokenError> {
+        let missing = || TokenError::new(FaultClass::Usage, "login", "latch_missing", "");
+        let (_, latch) = self.drilled.as_mut().ok_or_else(missing)?;
+        latch.begin(pin).map_err(|cause| marked(latch_error(&cause)))?;
+        let request = Request::Login { lock: PathBuf::new() };
+        let error = match self.ask(play, &request, &[], self.deadlines.login()) {
+            Ok(_) => return Err(self.supervisor.confused("login")),
+            Err(error) => error,
+        };
+        if let (FaultClass::Credential, Some((_, latch))) = (error.class, self.drilled.as_mut()) {
+            latch.refused(pin, self.entropy.as_mut()).map_err(|cause| marked(latch_error(&cause)))?;
+        }
+        Err(self.restart_after(error))
+    }
+
     /// Keys by label and id.
     pub(crate) fn find(&mut self, label: Option<String>, id: Option<Vec<u8>>) -> Result<Vec<FoundKey>, TokenError> {
-        match self.supervisor.call(&Request::Find { label, id }, &[], self.deadlines.call()) {
+        self.found(None, label, id)
+    }
+
+    fn found(
+        &mut self,
+        play: Option<&Drill>,
+        label: Option<String>,
+        id: Option<Vec<u8>>,
+    ) -> Result<Vec<FoundKey>, TokenError> {
+        match self.ask(play, &Request::Find { label, id }, &[], self.deadlines.call()) {
             Ok(Answer::Reply(Reply::Keys(keys))) => Ok(keys),
             Ok(_) => Err(self.supervisor.confused("find")),
             Err(error) => Err(self.restart_after(error)),
@@ -179,8 +295,8 @@ impl Pkcs11Token {
     }
 
     /// The one key that the URI names.
-    fn find_named(&mut self) -> Result<FoundKey, TokenError> {
-        let found = self.find(self.uri.object.clone(), self.uri.id.clone())?;
+    fn find_named(&mut self, play: Option<&Drill>) -> Result<FoundKey, TokenError> {
+        let found = self.found(play, self.uri.object.clone(), self.uri.id.clone())?;
         match <[FoundKey; 1]>::try_from(found) {
             Ok([key]) if key.id.is_empty() => {
                 Err(TokenError::new(FaultClass::Usage, "find", "key_without_id", "the key needs a CKA_ID"))
@@ -191,10 +307,14 @@ impl Pkcs11Token {
     }
 
     /// Those of `required` that are here, the configured one first.
-    fn find_required(&mut self, required: &[KeyDescriptor]) -> Result<Vec<FoundKey>, TokenError> {
+    fn find_required(
+        &mut self,
+        play: Option<&Drill>,
+        required: &[KeyDescriptor],
+    ) -> Result<Vec<FoundKey>, TokenError> {
         let mut open: Vec<FoundKey> = Vec::new();
         for wanted in required.iter().filter(|wanted| wanted.scheme == scheme::HMAC) {
-            let found = self.find(None, Some(wanted.id.clone()))?;
+            let found = self.found(play, None, Some(wanted.id.clone()))?;
             match <[FoundKey; 1]>::try_from(found) {
                 Ok([key]) if key.check_value == wanted.check_value => {
                     guarded(&key)?;
@@ -215,7 +335,7 @@ impl Pkcs11Token {
         }
         if open.is_empty() {
             let ids: Vec<String> = required.iter().map(|key| hex(&key.id)).collect();
-            let others = self.find(self.uri.object.clone(), self.uri.id.clone())?;
+            let others = self.found(play, self.uri.object.clone(), self.uri.id.clone())?;
             let (code, seen) = match others.first() {
                 Some(other) => ("key_changed", format!("; key {} answers under its name", hex(&other.id))),
                 None => ("key_missing", String::new()),
@@ -239,9 +359,12 @@ impl Token for Pkcs11Token {
     }
 
     fn open(&mut self, required: &[KeyDescriptor]) -> Result<Opened, TokenError> {
-        let info = self.connect()?;
-        self.login(&info)?;
-        let found = if required.is_empty() { vec![self.find_named()?] } else { self.find_required(required)? };
+        let play = self.playing();
+        let play = play.as_ref();
+        let info = self.connected(play)?;
+        self.logged_in(play, &info)?;
+        let found =
+            if required.is_empty() { vec![self.find_named(play)?] } else { self.find_required(play, required)? };
         self.keys = found.iter().map(|key| key.key).collect();
         let keys = found.into_iter().map(|key| descriptor(key, &info)).collect();
         Ok(Opened { info, keys })
@@ -251,7 +374,8 @@ impl Token for Pkcs11Token {
         let Some(key) = self.keys.get(key).copied() else {
             return Err(TokenError::new(FaultClass::Session, "derive", "not_open", ""));
         };
-        match self.supervisor.call(&Request::Derive { key }, input, self.deadlines.call()) {
+        let play = self.playing();
+        match self.ask(play.as_ref(), &Request::Derive { key }, input, self.deadlines.call()) {
             Ok(Answer::Derived(derived)) => Ok(derived),
             Ok(Answer::Reply(_)) => Err(self.supervisor.confused("derive")),
             Err(error) => Err(self.restart_after(error)),
@@ -268,6 +392,10 @@ impl Token for Pkcs11Token {
 
     fn agents_started(&self) -> u64 {
         self.supervisor.started()
+    }
+
+    fn drills(&self) -> Option<DrillSwitch> {
+        self.drills.clone()
     }
 }
 
