@@ -307,11 +307,7 @@ impl Pkcs11Token {
     }
 
     /// Those of `required` that are here, the configured one first.
-    fn find_required(
-        &mut self,
-        play: Option<&Drill>,
-        required: &[KeyDescriptor],
-    ) -> Result<Vec<FoundKey>, TokenError> {
+    fn find_required(&mut self, play: Option<&Drill>, required: &[KeyDescriptor]) -> Result<Vec<FoundKey>, TokenError> {
         let mut open: Vec<FoundKey> = Vec::new();
         for wanted in required.iter().filter(|wanted| wanted.scheme == scheme::HMAC) {
             let found = self.found(play, None, Some(wanted.id.clone()))?;
