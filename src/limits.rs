@@ -266,6 +266,19 @@ pub const CEREMONY_CALLS_MAX: usize = 8;
 /// Trial sessions of one key group: their message is always allowed, so their number is not left to the caller.
 pub const TRIALS_MAX: u8 = 8;
 
+/// Drill sessions of one key group that are open at one time: their message is always allowed. A drill ends its own.
+pub const DRILL_SESSIONS_OPEN_MAX: usize = 16;
+
+/// The longest outage drill, milliseconds. Whoever begins it may be gone: the node ends it.
+pub const DRILL_MS_MAX: u64 = 5 * 60 * 1_000;
+
+/// The length of an outage drill, milliseconds, by default.
+pub const DRILL_MS: u64 = 10_000;
+
+/// How long nobody may have signed on a node before a drill begins on it, milliseconds: longer than a coordinator pauses between
+/// two questions.
+pub const DRILL_QUIET_MS: u64 = 30_000;
+
 /// Tries of one subject that a coordinator goes through before it gives up: each is a session that members have ended.
 pub const SESSION_TRIES_MAX: u32 = 64;
 
