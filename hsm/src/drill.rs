@@ -228,6 +228,11 @@ impl DrillSwitch {
         self.state().last.clone().filter(|last| now < last.until)
     }
 
+    /// The last drill, on or over, if it has this id.
+    pub fn known(&self, id: &[u8; 16]) -> Option<Drill> {
+        self.state().last.clone().filter(|last| last.id == *id)
+    }
+
     /// What the token said of itself when it was last connected.
     pub fn token(&self) -> Option<TokenInfo> {
         self.state().token.clone()

@@ -192,6 +192,14 @@ impl Engine {
         self.inner.tally.view()
     }
 
+    /// Refuses as a fresh round would be refused now for an outage, a disk, an anchor or a start that is not recorded.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn admits_work(&self) -> Result<(), Refusal> {
+        self.env().admit_work()
+    }
+
     /// The persister's state after its last step.
     pub fn status(&self) -> Status {
         self.inner.line.status()

@@ -14,6 +14,7 @@ use crate::node::Phase;
 use crate::policy::PolicyError;
 use crate::reasons::Reason;
 use crate::store::{self, Releases, Storage, Strength};
+use crate::wire::drill::drill_message;
 use crate::wire::status::status;
 use crate::wire::v1::node_server::Node;
 use crate::wire::{ceremony, request, v1};
@@ -90,6 +91,10 @@ impl Shared {
         }
         if reply.storage.is_none() {
             reply.storage = Some(v1::Storage { state: "unknown".to_owned(), ..Default::default() });
+        }
+        if let (Some(provider), Some(drills)) = (&mut reply.provider, &self.drills) {
+            provider.drill = drills.on().map(|drill| drill_message(&drill, now));
+            provider.outages_drilled = drills.outages();
         }
         reply.counters = Some(counters(&tally, &records, &seen));
         reply.connections = Some(connections(&seen));
@@ -172,6 +177,8 @@ fn provider(health: &Health, now: Millis) -> v1::Provider {
         calls: health.calls,
         outages: health.outages,
         agents_started: health.agents_started,
+        drill: None,
+        outages_drilled: 0,
     }
 }
 
