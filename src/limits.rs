@@ -279,6 +279,13 @@ pub const DRILL_MS: u64 = 10_000;
 /// two questions.
 pub const DRILL_QUIET_MS: u64 = 30_000;
 
+/// What an outage must not make slower, and what is to come at once in one, milliseconds: less than people notice, and less than any
+/// sensible deadline of a token.
+pub const DRILL_AT_ONCE_MS: u64 = 250;
+
+/// Or this many times the p99 before the drill, on a machine that is slow by itself.
+pub const DRILL_LATENCY_FACTOR: u64 = 5;
+
 /// Tries of one subject that a coordinator goes through before it gives up: each is a session that members have ended.
 pub const SESSION_TRIES_MAX: u32 = 64;
 
