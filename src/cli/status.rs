@@ -126,8 +126,20 @@ struct Provider {
     calls: u64,
     outages: u64,
     agents_started: u64,
+    outages_drilled: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     outage: Option<Outage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drill: Option<Drill>,
+}
+
+#[derive(Serialize)]
+struct Drill {
+    id: String,
+    kind: &'static str,
+    by: String,
+    since_unix: u64,
+    left_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -231,7 +243,15 @@ impl Row {
                 calls: provider.calls,
                 outages: provider.outages,
                 agents_started: provider.agents_started,
+                outages_drilled: provider.outages_drilled,
                 outage,
+                drill: status.drill.as_ref().map(|drill| Drill {
+                    id: drill.drill.to_string(),
+                    kind: drill.kind.name(),
+                    by: drill.by.clone(),
+                    since_unix: drill.since_unix,
+                    left_ms: drill.left_ms,
+                }),
             },
             storage: Storage { state: storage.state, detail: storage.detail, releases: storage.releases },
             anchor: Anchor { strength: anchor.strength, window_records: anchor.window_records },
@@ -296,6 +316,10 @@ impl fmt::Display for Report {
                 (Some(error), _) => writeln!(f, "{}: {}", node.name, error.problem())?,
                 (None, Some(said)) if !said.problem.is_empty() => writeln!(f, "{}: {}", node.name, said.problem)?,
                 _ => {}
+            }
+            let drill = node.said.as_ref().and_then(|said| said.provider.drill.as_ref());
+            if let Some(Drill { kind, by, left_ms, .. }) = drill {
+                writeln!(f, "{}: a drill is on, {kind}, begun by {by}: over in {left_ms} ms", node.name)?;
             }
             let outage = node.said.as_ref().and_then(|said| said.provider.outage.as_ref());
             if let Some(outage) = outage {
