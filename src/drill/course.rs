@@ -241,12 +241,12 @@ impl<S: Stand> Course<S> {
         let limit_ms = begun.healed_within_ms.saturating_add(GRACE_MS);
         (self.tell)("drill", "waiting until the node is ready by itself");
         loop {
-            let ready = self.stand.look().await.is_ok_and(|seen| seen.ready && seen.drill.is_none());
-            let after_ms = notes.since_ms().saturating_sub(ended_ms);
-            if ready {
+            if let Some(ready_ms) = notes.ready_ms() {
+                let after_ms = ready_ms.saturating_sub(ended_ms);
                 notes.note(format!("ready, {after_ms} ms after the end"));
                 return Some(after_ms);
             }
+            let after_ms = notes.since_ms().saturating_sub(ended_ms);
             if after_ms > limit_ms {
                 notes.note(format!("still not ready {after_ms} ms after the end"));
                 return None;

@@ -330,3 +330,42 @@ impl fmt::Display for Kind {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn empty(unfinished: Option<String>) -> Report {
+        let drilled = Drilled {
+            mode: "scratch node",
+            node: "scratch".into(),
+            version: "1".into(),
+            identity: None,
+            key_group: None,
+            member: None,
+            no_rounds: None,
+            danger_live_traffic: false,
+        };
+        Report::new(drilled, &[], unfinished, 0)
+    }
+
+    #[test]
+    fn the_hash_is_of_the_line_without_it_and_a_changed_line_has_another() {
+        let line = empty(None).to_json().unwrap();
+        let check = |line: &str| {
+            let (before, after) = line.rsplit_once(",\"sha256\":\"").unwrap();
+            to_hex(&sha256(format!("{before}}}").as_bytes())) == after.trim_end_matches("\"}")
+        };
+        assert!(check(&line));
+        assert!(!check(&line.replace("\"fail\"", "\"pass\"")));
+        let parsed: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!((&parsed["format"], &parsed["ended"]), (&FORMAT.into(), &"1970-01-01T00:00:00Z".into()));
+    }
+
+    #[test]
+    fn a_report_of_nothing_or_of_less_than_was_asked_for_is_no_pass() {
+        assert!(!empty(None).passed());
+        let left = empty(Some("2 kinds were not drilled".into()));
+        assert!(!left.passed() && left.failures() == ["2 kinds were not drilled"]);
+    }
+}

@@ -13,7 +13,7 @@ use crate::client::DrillView;
 use crate::ids::DrillId;
 
 /// The pause between two looks.
-const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(25);
 
 /// A line of the timeline.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct Sight {
     pub told: Option<DrillView>,
     /// When the status told of it no more.
     pub over_ms: Option<u64>,
+    /// When, from then on, it was ready first.
+    pub ready_ms: Option<u64>,
     /// What changed, and when.
     pub timeline: Vec<Event>,
 }
@@ -82,6 +84,10 @@ impl Notes {
         self.sight().over_ms
     }
 
+    pub(super) fn ready_ms(&self) -> Option<u64> {
+        self.sight().ready_ms
+    }
+
     fn saw(&self, seen: &Seen, last: &mut (String, Option<String>), drill: &DrillId) {
         let now_ms = self.since_ms();
         let mut sight = self.sight();
@@ -94,6 +100,9 @@ impl Notes {
             Some(told) if told.drill == *drill => sight.told = Some(told.clone()),
             _ if sight.over_ms.is_none() => sight.over_ms = Some(now_ms),
             _ => {}
+        }
+        if sight.over_ms.is_some() && sight.ready_ms.is_none() && seen.ready {
+            sight.ready_ms = Some(now_ms);
         }
         drop(sight);
         let now = (seen.state.clone(), seen.outage.as_ref().map(|outage| outage.detail.clone()));
