@@ -227,15 +227,15 @@ async fn a_node_on_which_somebody_signs_is_not_drilled_unless_the_flag_says_so()
 async fn one_drill_is_on_at_a_time_is_seen_in_the_status_and_is_over_although_nobody_comes_back() {
     let (net, confirmed) = drilled(2, AttemptPolicy::Roast).await;
     let admin = client(&net, 0, "admin");
-    let begun = admin.begin_drill(&order(1, DrillKind::Pin, 1_500)).await.unwrap();
+    let begun = admin.begin_drill(&order(1, DrillKind::Pin, 6_000)).await.unwrap();
     assert_eq!(begun.token.label, "node-0");
     let told = client(&net, 0, "observer").status().await.unwrap().drill.unwrap();
     assert_eq!((told.kind, told.by.as_str(), told.drill), (DrillKind::Pin, "admin", DrillId::new([1; 16])));
-    assert!(told.left_ms > 0 && told.left_ms <= 1_500);
+    assert!(told.left_ms > 0 && told.left_ms <= 6_000);
     let status = run(&net, "operator", &["status", "--node", "node-0"]).await;
     assert!(status.stdout.contains("a drill is on, pin, begun by admin"), "{}", status.stdout);
     assert_eq!(reason(admin.begin_drill(&order(2, DrillKind::Hang, 100)).await), Reason::DrillOn);
-    let again = admin.begin_drill(&order(1, DrillKind::Pin, 1_500)).await.unwrap();
+    let again = admin.begin_drill(&order(1, DrillKind::Pin, 6_000)).await.unwrap();
     assert_eq!(again.drill.since_unix, begun.drill.since_unix, "an answer that was lost is told again");
 
     let (_, refused) = round(&net, confirmed.id(), 0xdd).await;
@@ -248,7 +248,7 @@ async fn one_drill_is_on_at_a_time_is_seen_in_the_status_and_is_over_although_no
     ready(&net, 0).await;
     let (_, served) = round(&net, confirmed.id(), 0xde).await;
     served.unwrap();
-    let over = admin.begin_drill(&order(1, DrillKind::Pin, 1_500)).await.unwrap();
+    let over = admin.begin_drill(&order(1, DrillKind::Pin, 6_000)).await.unwrap();
     assert_eq!(over.drill.left_ms, 0, "the same id begins nothing again");
     assert!(admin.status().await.unwrap().drill.is_none());
 }
@@ -307,6 +307,8 @@ async fn a_node_in_a_real_outage_is_not_drilled_and_one_that_is_drilled_tells_a_
         engine.status().health.outage.is_some_and(|outage| !outage.detail.starts_with("drill: "))
     })
     .await;
+    // Long enough for whoever looks now and then.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
     net.nodes[0].real.as_mut().unwrap().bring_back();
     let out = running.await.unwrap();
     assert_eq!(out.status.code(), Some(4), "{}", String::from_utf8_lossy(&out.stderr));
