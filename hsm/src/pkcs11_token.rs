@@ -1,14 +1,15 @@
 //! A real token: agent, latch and PIN behind the trait [`Token`].
 
-use std::path::PathBuf;
-use std::time::Duration;
+mod played;
 
-use crate::agent::protocol::{FoundKey, PlayedCall, PlayedOutage, Reply, Request, TokenSelector};
+use std::path::PathBuf;
+
+use crate::agent::protocol::{FoundKey, Reply, Request, TokenSelector};
 use crate::config::{ConfigError, Deadlines, TokenConfig};
-use crate::drill::{Drill, DrillKind, DrillSwitch, marked};
+use crate::drill::{Drill, DrillKind, DrillSwitch};
 use crate::entropy::Entropy;
 use crate::latch::{Latch, LatchError};
-use crate::pin::{self, Pin};
+use crate::pin;
 use crate::provider::{AnchorRead, AnchorValue, KeyDescriptor};
 use crate::scheme;
 use crate::supervisor::{Answer, Supervisor};
@@ -86,68 +87,6 @@ impl Pkcs11Token {
     /// The URI that names token and key.
     pub(crate) fn uri(&self) -> &TokenUri {
         &self.uri
-    }
-
-    /// The drill that is on. Asked once for a whole opening, so that no login follows a connection that was only played.
-    fn playing(&mut self) -> Option<Drill> {
-        let on = self.drills.as_ref().and_then(DrillSwitch::on);
-        let known = self.drilled.as_ref().map(|(drill, _)| drill.id);
-        if on.as_ref().map(|drill| drill.id) != known {
-            match &on {
-                Some(drill) => tracing::warn!(kind = drill.kind.name(), by = %drill.by, "drill: calls are played"),
-                None => tracing::warn!("drill: over, calls go to the token again"),
-            }
-            self.drilled = on.clone().map(|drill| (drill, Latch::of_drill()));
-        }
-        on
-    }
-
-    /// One request to the agent; in a drill, what is played in its place.
-    fn ask(
-        &mut self,
-        play: Option<&Drill>,
-        request: &Request,
-        tail: &[u8],
-        deadline: Duration,
-    ) -> Result<Answer, TokenError> {
-        let call = match request {
-            Request::Connect { .. } => PlayedCall::Connect,
-            Request::Login { .. } => PlayedCall::Login,
-            Request::Find { .. } => PlayedCall::Find,
-            Request::Derive { .. } => PlayedCall::Derive,
-            Request::Hello { .. } | Request::CreateKey { .. } | Request::Play { .. } | Request::Delay { .. } => {
-                return self.supervisor.call(request, tail, deadline);
-            }
-        };
-        let outage = match play.map(|drill| drill.kind) {
-            None => return self.supervisor.call(request, tail, deadline),
-            Some(DrillKind::Slow) => return self.ask_slowly(request, tail, deadline),
-            Some(DrillKind::Hang) => PlayedOutage::Hang,
-            Some(DrillKind::Crash) => PlayedOutage::Crash,
-            Some(DrillKind::Pin) => match self.drills.as_ref().and_then(DrillSwitch::token) {
-                Some(token) => PlayedOutage::Pin { token },
-                // Never connected: there is nothing to log in to.
-                None => PlayedOutage::Unplug,
-            },
-            Some(DrillKind::Unplug) => PlayedOutage::Unplug,
-        };
-        self.supervisor.call(&Request::Play { outage, call }, &[], deadline).map_err(marked)
-    }
-
-    /// The token itself, late: the delay is taken from its own deadline.
-    fn ask_slowly(&mut self, request: &Request, tail: &[u8], deadline: Duration) -> Result<Answer, TokenError> {
-        let ms = self.drills.as_ref().map_or(0, |drills| drills.times().slow_ms());
-        match self.supervisor.call(&Request::Delay { ms }, &[], deadline) {
-            Ok(Answer::Reply(Reply::Done)) => {}
-            Ok(_) => return Err(self.supervisor.confused("delay")),
-            Err(error) => return Err(error),
-        }
-        let left = deadline.saturating_sub(Duration::from_millis(ms));
-        self.supervisor.call(request, tail, left).map_err(|error| match error.class {
-            // It may have answered within its whole deadline.
-            FaultClass::Deadline => marked(error),
-            _ => error,
-        })
     }
 
     /// Full re-initialisation, without a login.
@@ -239,22 +178,6 @@ impl Pkcs11Token {
             tracing::error!(%cause, "the latch could not be written; it holds in this process");
         }
         answer.map_err(|error| self.restart_after(error))
-    }
-
-    /// A login of a drill: the token is not asked, and its latch neither asked nor told.
-    fn played_login(&mut self, play: Option<&Drill>, pin: &Pin) -> Result<(), TokenError> {
-        let missing = || TokenError::new(FaultClass::Usage, "login", "latch_missing", "");
-        let (_, latch) = self.drilled.as_mut().ok_or_else(missing)?;
-        latch.begin(pin).map_err(|cause| marked(latch_error(&cause)))?;
-        let request = Request::Login { lock: PathBuf::new() };
-        let error = match self.ask(play, &request, &[], self.deadlines.login()) {
-            Ok(_) => return Err(self.supervisor.confused("login")),
-            Err(error) => error,
-        };
-        if let (FaultClass::Credential, Some((_, latch))) = (error.class, self.drilled.as_mut()) {
-            latch.refused(pin, self.entropy.as_mut()).map_err(|cause| marked(latch_error(&cause)))?;
-        }
-        Err(self.restart_after(error))
     }
 
     /// Keys by label and id.
@@ -549,6 +472,38 @@ mod tests {
             assert_eq!(latch.begin(&pin).is_err(), owed.latched);
             assert_eq!(latch.state().unwrap(), owed);
         }
+    }
+
+    /// A clock that goes on by ten milliseconds with each look at it.
+    #[derive(Default)]
+    struct Stepping(std::sync::atomic::AtomicU64);
+
+    impl crate::clock::Clock for Stepping {
+        fn now(&self) -> crate::clock::Millis {
+            crate::clock::Millis(self.0.fetch_add(10, std::sync::atomic::Ordering::SeqCst))
+        }
+
+        fn unix_seconds(&self) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn a_drill_that_ends_in_the_middle_of_an_opening_is_followed_by_no_login_of_the_token() {
+        let directory = tempfile::tempdir().unwrap();
+        let refused = TokenError::new(FaultClass::Credential, "C_Login", "CKR_PIN_INCORRECT", "");
+        let replies = [Reply::Done, Reply::Token(info(false, false)), Reply::Failed(refused)];
+        let token = replying(directory.path(), &replies);
+        let config = TokenConfig::new("pkcs11:token=a", std::collections::BTreeMap::new(), "/latch".into());
+        let drills = DrillSwitch::new(&config, std::sync::Arc::new(Stepping::default()));
+        drills.note_token(&info(false, false));
+        let mut token = token.with_drills(drills.clone());
+        // The first look sees it on, the second over.
+        drills.begin([1; 16], DrillKind::Pin, 15, "a test").unwrap();
+        let error = token.open(&[]).unwrap_err();
+        assert_eq!(error.operation, "drill: C_Login", "{error}");
+        assert_eq!((token.logins(), drills.on()), (0, None));
+        assert!(!token.latch("0123").path().exists());
     }
 
     fn info(pin_final_try: bool, pin_locked: bool) -> TokenInfo {
