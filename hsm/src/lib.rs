@@ -10,12 +10,14 @@
 //! - [`sealer`], [`outage`], [`scheme`]: scheme `hmac` behind the outage machine
 //! - [`token`], [`pkcs11_token`], [`supervisor`], [`latch`], [`pin`], [`uri`], [`config`]: one real token, from the node's side
 //! - [`agent`], [`classify`]: the process that loads the module
+//! - [`drill`]: outages that the agent plays
 //! - [`provision`]: `token init`, `show`, `unlatch`
 
 pub mod agent;
 pub mod classify;
 pub mod clock;
 pub mod config;
+pub mod drill;
 pub mod entropy;
 pub mod health;
 pub mod latch;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::drill::DrillSwitch;
 use crate::health::{Health, Outage, TokenHealth};
 
 /// A fresh 32-byte AEAD key for one sealed object. Wiped on drop, never printed.
@@ -180,4 +181,9 @@ pub trait KeyProvider: Send {
     /// A number that changes with every reconnection: the anchor is read again after each. A `wrap` may reconnect within itself:
     /// compare before and after it, and read the anchor again before what it sealed is written.
     fn connection(&self) -> u64;
+
+    /// What begins and ends drills of this provider; none when it plays no outage.
+    fn drills(&self) -> Option<DrillSwitch> {
+        None
+    }
 }

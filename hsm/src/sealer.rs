@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Millis};
 use crate::config::{ConfigError, TokenConfig};
+use crate::drill::{DrillSwitch, is_marked};
 use crate::entropy::Entropy;
 use crate::health::{Health, Outage, OutageClass, TokenHealth};
 use crate::outage::{Backoff, Event, Moment, State};
@@ -65,7 +66,16 @@ impl Provider<Pkcs11Token> {
     /// # Errors
     /// [`ConfigError`].
     pub fn from_config(config: &TokenConfig, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
-        let token = Pkcs11Token::new(config, Box::new(crate::entropy::os()))?;
+        let drills = DrillSwitch::new(std::slice::from_ref(config), Arc::clone(&clock));
+        Self::drilled_by(config, clock, drills)
+    }
+
+    /// The same, with drills that `drills` begins and ends.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn drilled_by(config: &TokenConfig, clock: Arc<dyn Clock>, drills: DrillSwitch) -> Result<Self, ConfigError> {
+        let token = Pkcs11Token::new(config, Box::new(crate::entropy::os()))?.with_drills(drills);
         let timing = Timing { health_interval_ms: config.health_interval_ms, backoff: config.backoff() };
         Ok(Self::new(token, timing, clock, Box::new(crate::entropy::os())))
     }
@@ -153,7 +163,14 @@ impl<T: Token> Provider<T> {
     }
 
     fn failed(&mut self, error: &TokenError) {
+        let outages = self.outages;
         self.apply(&Event::Failed { class: error.class, detail: error.to_string() });
+        if self.outages > outages
+            && is_marked(error)
+            && let Some(drills) = self.token.drills()
+        {
+            drills.note_outage();
+        }
     }
 
     fn answered(&mut self) {
@@ -414,6 +431,10 @@ impl<T: Token> KeyProvider for Provider<T> {
 
     fn connection(&self) -> u64 {
         self.connection
+    }
+
+    fn drills(&self) -> Option<DrillSwitch> {
+        self.token.drills()
     }
 }
 

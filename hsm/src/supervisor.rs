@@ -193,6 +193,8 @@ fn operation(request: &Request) -> &'static str {
         Request::Find { .. } => "find",
         Request::Derive { .. } => "derive",
         Request::CreateKey { .. } => "create_key",
+        Request::Play { call, .. } => call.name(),
+        Request::Delay { .. } => "delay",
     }
 }
 

@@ -126,10 +126,13 @@ struct Provider {
     calls: u64,
     outages: u64,
     agents_started: u64,
+    outages_drilled: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     outage: Option<Outage>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     tokens: Vec<Token>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drill: Option<Drill>,
 }
 
 #[derive(Serialize)]
@@ -139,6 +142,15 @@ struct Token {
     current: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     outage: Option<Outage>,
+}
+
+#[derive(Serialize)]
+struct Drill {
+    id: String,
+    kind: &'static str,
+    by: String,
+    since_unix: u64,
+    left_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -236,7 +248,7 @@ impl Row {
         let (anchor, counters) =
             (message.anchor.clone().unwrap_or_default(), message.counters.clone().unwrap_or_default());
         let connections = message.connections.clone().unwrap_or_default();
-        let token = |token: v1::Token| Token {
+        let token = |token: v1::TokenStatus| Token {
             name: token.name,
             state: token.state,
             current: token.current,
@@ -268,6 +280,14 @@ impl Row {
                 agents_started: provider.agents_started,
                 outage: provider.outage.map(Outage::from),
                 tokens: provider.tokens.into_iter().map(token).collect(),
+                outages_drilled: provider.outages_drilled,
+                drill: status.drill.as_ref().map(|drill| Drill {
+                    id: drill.drill.to_string(),
+                    kind: drill.kind.name(),
+                    by: drill.by.clone(),
+                    since_unix: drill.since_unix,
+                    left_ms: drill.left_ms,
+                }),
             },
             storage: Storage { state: storage.state, detail: storage.detail, releases: storage.releases },
             anchor: Anchor { strength: anchor.strength, window_records: anchor.window_records },
@@ -329,6 +349,10 @@ impl fmt::Display for Report {
                 (Some(error), _) => writeln!(f, "{}: {}", node.name, error.problem())?,
                 (None, Some(said)) if !said.problem.is_empty() => writeln!(f, "{}: {}", node.name, said.problem)?,
                 _ => {}
+            }
+            let drill = node.said.as_ref().and_then(|said| said.provider.drill.as_ref());
+            if let Some(Drill { kind, by, left_ms, .. }) = drill {
+                writeln!(f, "{}: a drill is on, {kind}, begun by {by}: over in {left_ms} ms", node.name)?;
             }
             let outage = node.said.as_ref().and_then(|said| said.provider.outage.as_ref());
             if let Some(outage) = outage {

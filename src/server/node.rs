@@ -14,6 +14,7 @@ use crate::node::Phase;
 use crate::policy::PolicyError;
 use crate::reasons::Reason;
 use crate::store::{self, Releases, Storage, Strength, TokenStatus};
+use crate::wire::drill::drill_message;
 use crate::wire::status::status;
 use crate::wire::v1::node_server::Node;
 use crate::wire::{ceremony, request, v1};
@@ -91,6 +92,10 @@ impl Shared {
         if reply.storage.is_none() {
             reply.storage = Some(v1::Storage { state: "unknown".to_owned(), ..Default::default() });
         }
+        if let (Some(provider), Some(drills)) = (&mut reply.provider, &self.drills) {
+            provider.drill = drills.on().map(|drill| drill_message(&drill, now));
+            provider.outages_drilled = drills.outages();
+        }
         reply.counters = Some(counters(&tally, &records, &seen));
         reply.connections = Some(connections(&seen));
         reply
@@ -164,12 +169,14 @@ fn provider(health: &Health, tokens: &[TokenStatus], now: Millis) -> v1::Provide
         calls: health.calls,
         outages: health.outages,
         agents_started: health.agents_started,
+        drill: None,
+        outages_drilled: 0,
         tokens: tokens.iter().map(|token| one_token(token, now)).collect(),
     }
 }
 
-fn one_token(token: &TokenStatus, now: Millis) -> v1::Token {
-    v1::Token {
+fn one_token(token: &TokenStatus, now: Millis) -> v1::TokenStatus {
+    v1::TokenStatus {
         name: token.health.name.clone(),
         state: state(token.health.state).to_owned(),
         outage: token.health.outage.as_ref().map(|outage| told(outage, now)),

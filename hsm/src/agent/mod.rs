@@ -2,6 +2,7 @@
 //! it, nor hang it.
 
 mod harden;
+mod play;
 pub mod protocol;
 
 use std::fs::File;
@@ -86,6 +87,8 @@ pub fn main() -> ExitCode {
                 let answer = module.create_key(label, id).map(|()| Reply::Done);
                 reply(&mut replies, answer)
             }
+            (Request::Play { outage, call }, true) => reply(&mut replies, play::answer(outage, *call)),
+            (Request::Delay { ms }, true) => reply(&mut replies, play::delay(*ms)),
         };
         drop(frame);
         if written.is_err() {

@@ -20,7 +20,7 @@ pub const KEYS_FOUND_MAX: usize = 8;
 /// Longest `CKA_ID` or label that is looked at, bytes.
 pub const ATTRIBUTE_BYTES_MAX: usize = 128;
 /// Version of this protocol. Node and agent come from one build; a stale binary is refused by name.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// How one token is told from others. Texts are compared without padding.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -78,6 +78,59 @@ pub enum Request {
         /// `CKA_ID`.
         id: Vec<u8>,
     },
+    /// In a drill, in place of another request: answers as a token in this outage would. Does not touch the module.
+    Play {
+        /// The outage.
+        outage: PlayedOutage,
+        /// The request in whose place it stands.
+        call: PlayedCall,
+    },
+    /// In a drill, before another request: answers after this time. Does not touch the module.
+    Delay {
+        /// The time, milliseconds.
+        ms: u64,
+    },
+}
+
+/// An outage that the agent plays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PlayedOutage {
+    /// The token is gone.
+    Unplug,
+    /// No call returns.
+    Hang,
+    /// Every call ends the process.
+    Crash,
+    /// The session is gone, and logins are refused.
+    Pin {
+        /// What the token said of itself when it was last asked.
+        token: TokenInfo,
+    },
+}
+
+/// A request that is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PlayedCall {
+    /// [`Request::Connect`].
+    Connect,
+    /// [`Request::Login`], without the PIN.
+    Login,
+    /// [`Request::Find`].
+    Find,
+    /// [`Request::Derive`], without its input.
+    Derive,
+}
+
+impl PlayedCall {
+    /// Its name in errors, that of the request itself.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Login => "login",
+            Self::Find => "find",
+            Self::Derive => "derive",
+        }
+    }
 }
 
 /// A key that a search found.

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::clock::{Clock, Millis};
 use crate::config::{ConfigError, TokenConfig};
+use crate::drill::DrillSwitch;
 use crate::health::{Health, Outage, OutageClass, ProviderState, TokenHealth};
 use crate::provider::{
     AnchorRead, AnchorValue, DataKey, KeyDescriptor, KeyName, KeyProvider, SealedObject, Unavailable, UnwrapError,
@@ -66,6 +67,7 @@ pub struct Tokens {
     clock: Arc<dyn Clock>,
     tried: bool,
     fenced: Option<Outage>,
+    drills: Option<DrillSwitch>,
 }
 
 impl Tokens {
@@ -75,11 +77,13 @@ impl Tokens {
     /// [`ConfigError`].
     pub fn from_config(configs: &[TokenConfig], min_wraps: usize, clock: &Arc<dyn Clock>) -> Result<Self, ConfigError> {
         check_tokens(configs, min_wraps)?;
+        let drills = DrillSwitch::new(configs, Arc::clone(clock));
         let mut providers: Vec<Box<dyn KeyProvider>> = Vec::with_capacity(configs.len());
         for config in configs {
-            providers.push(Box::new(Provider::from_config(config, Arc::clone(clock))?));
+            let drills = if providers.is_empty() { drills.clone() } else { drills.of_another() };
+            providers.push(Box::new(Provider::drilled_by(config, Arc::clone(clock), drills)?));
         }
-        Self::new(providers, min_wraps, clock)
+        Ok(Self { drills: Some(drills), ..Self::new(providers, min_wraps, clock)? })
     }
 
     /// The same over providers that exist.
@@ -95,7 +99,7 @@ impl Tokens {
         let start = |provider| Worker::start(provider, Arc::clone(clock));
         let workers = providers.into_iter().map(start).collect::<Result<Vec<_>, _>>();
         let workers = workers.map_err(|cause| ConfigError::NoThread(cause.to_string()))?;
-        Ok(Self { workers, min_wraps, clock: Arc::clone(clock), tried: false, fenced: None })
+        Ok(Self { workers, min_wraps, clock: Arc::clone(clock), tried: false, fenced: None, drills: None })
     }
 
     fn views(&self) -> Vec<View> {
@@ -354,6 +358,10 @@ impl KeyProvider for Tokens {
 
     fn connection(&self) -> u64 {
         self.views().iter().map(|view| view.connection).sum()
+    }
+
+    fn drills(&self) -> Option<DrillSwitch> {
+        self.drills.clone()
     }
 
     fn set_waker(&mut self, waker: Waker) {
