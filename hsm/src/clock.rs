@@ -63,6 +63,23 @@ impl Clock for SystemClock {
     }
 }
 
+/// Measures how long something takes, for reports. Nothing is decided by it.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Starts now.
+    #[allow(clippy::disallowed_methods, reason = "the one place")]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Time since the start.
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
 /// A clock that a test moves by hand.
 #[derive(Clone, Default)]
 pub struct ManualClock(Arc<AtomicU64>);

@@ -11,9 +11,10 @@
 //! - [`token`], [`pkcs11_token`], [`supervisor`], [`latch`], [`pin`], [`uri`], [`config`]: one real token, from the node's side
 //! - [`agent`], [`classify`]: the process that loads the module
 //! - [`drill`]: outages that the agent plays
-//! - [`provision`]: `token init`, `show`, `unlatch`
+//! - [`provision`]: `token init`, `show`, `unlatch`; [`check`]: `token check`
 
 pub mod agent;
+pub mod check;
 pub mod classify;
 pub mod clock;
 pub mod config;

@@ -1,4 +1,7 @@
-//! The PKCS#11 module, inside the agent. The only file that calls `cryptoki`.
+//! The PKCS#11 module, inside the agent. This file and those below it are the only ones that call `cryptoki`.
+
+mod anchor;
+mod examine;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
@@ -127,23 +130,8 @@ impl Module {
             return Err(TokenError::new(FaultClass::Usage, "create_key", "name_length", detail));
         }
         let session = self.session.as_ref().ok_or_else(|| not_connected("create_key"))?;
-        let template = [
-            Attribute::Class(ObjectClass::SECRET_KEY),
-            Attribute::KeyType(KeyType::GENERIC_SECRET),
-            Attribute::Token(true),
-            Attribute::Private(true),
-            Attribute::Sensitive(true),
-            Attribute::Extractable(false),
-            Attribute::Sign(true),
-            Attribute::Encrypt(false),
-            Attribute::Decrypt(false),
-            Attribute::Wrap(false),
-            Attribute::Unwrap(false),
-            Attribute::Derive(false),
-            Attribute::Label(label.as_bytes().to_vec()),
-            Attribute::Id(id.to_vec()),
-            Attribute::ValueLen(32.into()),
-        ];
+        let mut template = sealing_key(label);
+        template.extend([Attribute::Token(true), Attribute::Id(id.to_vec())]);
         let made = session.generate_key(&Mechanism::GenericSecretKeyGen, &template);
         made.map(drop).map_err(|error| classify(&error, "create_key"))
     }
@@ -174,6 +162,25 @@ fn answers_differ(operation: &str) -> TokenError {
         "answers_differ",
         "the token answered the same question in two ways",
     )
+}
+
+/// A sealing key, whether it stays or ends with its session.
+fn sealing_key(label: &str) -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::GENERIC_SECRET),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Sign(true),
+        Attribute::Encrypt(false),
+        Attribute::Decrypt(false),
+        Attribute::Wrap(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(false),
+        Attribute::Label(label.as_bytes().to_vec()),
+        Attribute::ValueLen(32.into()),
+    ]
 }
 
 fn not_connected(operation: &str) -> TokenError {

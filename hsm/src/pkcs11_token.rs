@@ -1,5 +1,6 @@
 //! A real token: agent, latch and PIN behind the trait [`Token`].
 
+mod examining;
 mod played;
 
 use std::path::PathBuf;
@@ -15,6 +16,11 @@ use crate::scheme;
 use crate::supervisor::{Answer, Supervisor};
 use crate::token::{Derived, FaultClass, Opened, Token, TokenError, TokenInfo};
 use crate::uri::{PinSource, TokenUri};
+
+/// Code of an error: the token is locked, whatever the PIN.
+pub const PIN_LOCKED: &str = "pin_locked";
+/// Code of an error: the token says that one more wrong PIN locks it.
+pub const PIN_FINAL_TRY: &str = "pin_final_try";
 
 /// A PKCS#11 token in a supervised agent.
 pub struct Pkcs11Token {
@@ -135,9 +141,9 @@ impl Pkcs11Token {
     fn logged_in(&mut self, play: Option<&Drill>, info: &TokenInfo) -> Result<(), TokenError> {
         if info.pin_locked || info.pin_final_try {
             let (code, detail) = if info.pin_locked {
-                ("pin_locked", "the token says that the pin is locked")
+                (PIN_LOCKED, "the token says that its pin is locked; no login is tried before it says otherwise")
             } else {
-                ("pin_final_try", "the token says that one more wrong pin locks it; log in once with another tool")
+                (PIN_FINAL_TRY, "the token says that one more wrong pin locks it; log in once with another tool")
             };
             return Err(TokenError::new(FaultClass::Credential, "login", code, detail));
         }
@@ -158,6 +164,7 @@ impl Pkcs11Token {
         let answer = match self.ask(play, &Request::Login { lock }, pin.expose(), self.deadlines.login()) {
             Ok(Answer::Reply(Reply::Done)) => Ok(()),
             Ok(_) => Err(self.supervisor.confused("login")),
+            Err(error) if error.code == "CKR_PIN_LOCKED" => Err(locked(&error)),
             Err(error) => Err(error),
         };
         let Some((_, latch)) = self.latch.as_mut() else {
@@ -166,6 +173,8 @@ impl Pkcs11Token {
         let noted = match &answer {
             Ok(()) => latch.succeeded(),
             Err(error) => match error.class {
+                // It has looked at no PIN, so that nothing is known of this one.
+                FaultClass::Credential if error.code == PIN_LOCKED => latch.answered(),
                 FaultClass::Credential => latch.refused(&pin, self.entropy.as_mut()),
                 // Unanswered: the mark stays.
                 FaultClass::Deadline => Ok(()),
@@ -350,6 +359,13 @@ fn not_one(found: usize, name: &str) -> TokenError {
     TokenError::new(FaultClass::Key, "find", code, format!("{found} keys match {name}, exactly one must"))
 }
 
+/// A token that is locked though the latch let this login through: nobody has entered a wrong PIN here since the last that was right.
+fn locked(error: &TokenError) -> TokenError {
+    let detail = "CKR_PIN_LOCKED: the token is locked and looks at no pin, not at the right one either; none was refused here. \
+                  Somebody else's tries, or a TPM's lock-out after power losses: tried again until the token's lock ends";
+    TokenError::new(FaultClass::Credential, &error.operation, PIN_LOCKED, detail)
+}
+
 fn latch_error(cause: &LatchError) -> TokenError {
     let (class, code) = match cause {
         LatchError::Refused | LatchError::Latched | LatchError::Unanswered => (FaultClass::Credential, "login_latched"),
@@ -508,6 +524,28 @@ mod tests {
         assert_eq!(error.operation, "drill: C_Login", "{error}");
         assert_eq!((token.logins(), drills.on()), (0, None));
         assert!(!token.latch("0123").path().exists());
+    }
+
+    #[test]
+    fn a_token_that_is_locked_says_nothing_of_the_pin() {
+        let directory = tempfile::tempdir().unwrap();
+        let locked = TokenError::new(FaultClass::Credential, "C_Login", "CKR_PIN_LOCKED", "");
+        let answers = [Reply::Failed(locked.clone()), Reply::Failed(locked), Reply::Done];
+        let replies: Vec<_> = [Reply::Done, Reply::Token(info(false, false))].into_iter().chain(answers).collect();
+        let mut token = replying(directory.path(), &replies);
+        let info = token.connect().unwrap();
+        for logins in 1..=2 {
+            let error = token.login(&info).unwrap_err();
+            assert_eq!((error.class, error.code.as_str()), (FaultClass::Credential, PIN_LOCKED));
+            assert!(
+                error.detail.contains("CKR_PIN_LOCKED") && error.detail.contains("none was refused here"),
+                "{error}"
+            );
+            assert_eq!(token.logins(), logins);
+            assert_eq!(token.latch("0123").state().unwrap(), LatchState::default(), "neither latched nor unanswered");
+        }
+        // The same pin, when the token's own lock has ended.
+        token.login(&info).unwrap();
     }
 
     fn info(pin_final_try: bool, pin_locked: bool) -> TokenInfo {

@@ -127,6 +127,11 @@ impl<T: Token> Provider<T> {
         &self.token
     }
 
+    /// The token, to be disturbed behind the provider's back.
+    pub(crate) fn token_mut(&mut self) -> &mut T {
+        &mut self.token
+    }
+
     fn apply(&mut self, event: &Event) {
         let moment = Moment {
             now: self.clock.now(),

@@ -1,6 +1,8 @@
 //! The token agent: the process that loads the PKCS#11 module, so that the module can neither read the node's memory, nor crash
 //! it, nor hang it.
 
+pub mod anchor;
+pub mod examine;
 mod harden;
 mod play;
 pub mod protocol;
@@ -89,6 +91,8 @@ pub fn main() -> ExitCode {
             }
             (Request::Play { outage, call }, true) => reply(&mut replies, play::answer(outage, *call)),
             (Request::Delay { ms }, true) => reply(&mut replies, play::delay(*ms)),
+            (Request::Examine(request), true) => reply(&mut replies, examine::answer(&mut module, request)),
+            (Request::Anchor(request), true) => reply(&mut replies, anchor::answer(&module, request, tail)),
         };
         drop(frame);
         if written.is_err() {

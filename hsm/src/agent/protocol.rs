@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use super::anchor::{AnchorRequest, Anchored};
+use super::examine::{Examine, Examined};
 use crate::token::{TokenError, TokenInfo};
 
 /// Header and tail of one frame, bytes. The largest is a list of [`KEYS_FOUND_MAX`] keys.
@@ -90,6 +92,10 @@ pub enum Request {
         /// The time, milliseconds.
         ms: u64,
     },
+    /// What only `token check` asks.
+    Examine(Examine),
+    /// An anchor object. The tail is its value, if the act has one.
+    Anchor(AnchorRequest),
 }
 
 /// An outage that the agent plays.
@@ -163,6 +169,10 @@ pub enum Reply {
     Derived,
     /// The request failed.
     Failed(TokenError),
+    /// `Examine`.
+    Examined(Examined),
+    /// `Anchor`.
+    Anchored(Anchored),
 }
 
 /// One frame, wiped on drop; its buffer never grows.

@@ -39,7 +39,12 @@ impl Pkcs11Token {
             Request::Login { .. } => PlayedCall::Login,
             Request::Find { .. } => PlayedCall::Find,
             Request::Derive { .. } => PlayedCall::Derive,
-            Request::Hello { .. } | Request::CreateKey { .. } | Request::Play { .. } | Request::Delay { .. } => {
+            Request::Hello { .. }
+            | Request::CreateKey { .. }
+            | Request::Play { .. }
+            | Request::Delay { .. }
+            | Request::Examine(_)
+            | Request::Anchor(_) => {
                 return self.supervisor.call(request, tail, deadline);
             }
         };
