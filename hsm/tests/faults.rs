@@ -26,8 +26,10 @@ use cells::Cell;
 use documented::{CODES, Class};
 use frostkeep_fixtures::{Rule, What, When};
 use frostkeep_hsm::config::Deadlines;
+use frostkeep_hsm::entropy::os;
 use frostkeep_hsm::health::{OutageClass, ProviderState};
 use frostkeep_hsm::provider::KeyProvider;
+use frostkeep_hsm::provision::{CreateKey, ProvisionError, init, show};
 use sites::{DAMAGED, HEALTH, OPENING, Operation, Site, UNWRAP, WRAP};
 
 /// Parts of the codes, one test each, so that they run side by side.
@@ -266,5 +268,24 @@ fn a_key_that_was_not_asked_for_is_not_taken() {
         let unasked: Vec<_> = told.iter().filter(|outage| outage.detail.contains("key_unasked")).collect();
         assert_eq!(unasked.len(), 1, "{told:?}");
         assert_eq!(unasked[0].class, OutageClass::Integrity);
+    }
+}
+
+/// A key that was made although the token said no, or its process died over it, is found the next time: never a second one.
+#[test]
+fn a_creation_that_failed_leaves_at_most_one_key() {
+    let bench = Bench::patient();
+    let failures = CODES.iter().map(|(_, codes)| What::Rv(codes[0].0)).chain([What::Abort]);
+    for (number, (what, when)) in
+        failures.flat_map(|what| [When::Before, When::After].map(|when| (what, when))).enumerate()
+    {
+        let config = bench.config_of(&format!("made-{number}"));
+        bench.shim.set(&[Rule::once("C_GenerateKey", 0, when, what)]).unwrap();
+        let refused = init(&config, CreateKey::IfAbsent, Box::new(os())).unwrap_err();
+        assert!(matches!(refused, ProvisionError::Token(_)), "{what:?} {when:?}: {refused}");
+        assert_eq!(bench.shim.struck(1).unwrap(), 1);
+        let report = init(&config, CreateKey::IfAbsent, Box::new(os())).unwrap();
+        assert_eq!(report.created, when == When::Before, "{what:?} {when:?}");
+        assert_eq!(show(&config, true, Box::new(os())).unwrap().keys, Some(vec![report.key]));
     }
 }

@@ -277,9 +277,14 @@ impl Bench {
         self.token.write_pin(pin).unwrap();
     }
 
+    /// The configuration of the key `object` on the same token.
+    pub fn config_of(&self, object: &str) -> TokenConfig {
+        TokenConfig { uri: self.token.uri_through(self.shim.module(), object), ..self.config.clone() }
+    }
+
     /// Makes a second key on the token, which this bench then counts as there from the beginning.
     pub fn second_key(&mut self) -> KeyDescriptor {
-        let config = TokenConfig { uri: self.token.uri_through(self.shim.module(), "second"), ..self.config.clone() };
+        let config = self.config_of("second");
         init(&config, CreateKey::IfAbsent, Box::new(os())).unwrap();
         let mut provider = Provider::from_config(&config, Arc::new(self.clock.clone())).unwrap();
         provider.tick();
