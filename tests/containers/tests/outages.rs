@@ -1,0 +1,119 @@
+//! Goal: I1, I2, I4 with a token that operators lose as these are lost: the container paused, killed, restarted, cut off. Durable
+//! rounds are served byte for byte, as fast as before; fresh ones are refused, typed, at the deadline and then at once; the node
+//! heals by itself; what was in flight comes out as itself.
+//!
+//! Method: `frostkeep serve` as a process, on SoftHSM in a container through p11-kit, under load from seven clients over mutual
+//! TLS. Each law is judged in one run: the times of an outage against those before it.
+#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use frostkeep_container_tests::container::{Plan, SoftHsmContainer};
+use frostkeep_container_tests::engine;
+use frostkeep_container_tests::judge::{Story, Window};
+use frostkeep_container_tests::load::{Load, Pace};
+use frostkeep_container_tests::node::{ServedNode, TokenPlace};
+
+const BEFORE: Duration = Duration::from_secs(5);
+const OUTAGE: Duration = Duration::from_secs(10);
+const AFTER: Duration = Duration::from_secs(3);
+/// How soon a node has healed, by itself.
+const HEALS_WITHIN: Duration = Duration::from_secs(5);
+/// Rounds that are durable before the clock starts.
+const WARM: usize = 24;
+
+/// Without an engine the test is no test; scripts/containers says so and does not run it.
+fn needs_an_engine() {
+    assert!(engine::answers(), "no Docker engine answers: scripts/containers runs these tests where there is one");
+}
+
+struct Scene {
+    load: Load,
+    _node: ServedNode,
+    container: SoftHsmContainer,
+    _directory: tempfile::TempDir,
+}
+
+impl Scene {
+    fn new(plan: Plan) -> Self {
+        needs_an_engine();
+        let directory = tempfile::Builder::new().prefix("fkc").tempdir().unwrap();
+        let container = SoftHsmContainer::start(directory.path(), plan).unwrap();
+        let place = TokenPlace {
+            uri: container.uri("frostkeep").unwrap(),
+            environment: container.environment(),
+            latch_directory: container.latch_directory(),
+        };
+        let runtime = Load::runtime().unwrap();
+        let program = Path::new(env!("CARGO_BIN_EXE_frostkeep-under-test"));
+        let (node, group) = runtime.block_on(ServedNode::new(program, directory.path(), &place)).unwrap();
+        let load = Load::begin(runtime, &node, group, Pace::usual(), "outage", 7).unwrap();
+        load.warm(WARM);
+        Self { load, _node: node, container, _directory: directory }
+    }
+}
+
+fn an_outage_is_survived(plan: Plan, begin: fn(&SoftHsmContainer), end: fn(&SoftHsmContainer)) {
+    let scene = Scene::new(plan);
+    let before = Instant::now();
+    std::thread::sleep(BEFORE);
+    let going = Instant::now();
+    begin(&scene.container);
+    let gone = Instant::now();
+    std::thread::sleep(OUTAGE);
+    let back = Instant::now();
+    end(&scene.container);
+    let healed = scene.load.fresh_after(back, 6 * HEALS_WITHIN);
+    let settled = Instant::now();
+    std::thread::sleep(AFTER);
+    let ended = Instant::now();
+    let (answers, _, verdict) = scene.load.end();
+    verdict.holds();
+    let story = Story {
+        answers: &answers,
+        before: Window { from: before, to: going },
+        outage: Window { from: gone, to: back },
+        after: Window { from: settled, to: ended },
+        healed,
+    };
+    story.durable_rounds_are_served();
+    story.fresh_rounds_are_refused();
+    story.heals_within(HEALS_WITHIN);
+}
+
+#[test]
+fn a_token_that_is_paused_delays_no_durable_round_and_heals_when_it_goes_on() {
+    an_outage_is_survived(
+        Plan::local("paused"),
+        |container| container.pause().unwrap(),
+        |container| container.unpause().unwrap(),
+    );
+}
+
+#[test]
+fn a_token_that_is_killed_delays_no_durable_round_and_heals_when_it_is_started() {
+    an_outage_is_survived(
+        Plan::local("killed"),
+        |container| container.kill().unwrap(),
+        |container| container.start_again().unwrap(),
+    );
+}
+
+#[test]
+fn a_token_behind_a_frozen_bridge_delays_no_durable_round_and_heals_when_it_thaws() {
+    an_outage_is_survived(
+        Plan::bridged("frozen"),
+        |container| container.bridge().freeze().unwrap(),
+        |container| container.bridge().thaw().unwrap(),
+    );
+}
+
+#[test]
+fn a_token_whose_network_is_cut_delays_no_durable_round_and_heals_when_it_is_mended() {
+    an_outage_is_survived(
+        Plan::bridged("cut"),
+        |container| container.bridge().cut().unwrap(),
+        |container| container.bridge().mend().unwrap(),
+    );
+}
