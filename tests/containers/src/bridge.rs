@@ -108,6 +108,11 @@ impl Bridge {
         &self.socket
     }
 
+    /// The name of the network.
+    pub fn network(&self) -> &str {
+        self.network.name()
+    }
+
     /// What is sent is taken and never answered, and new connections stay where they are.
     ///
     /// # Errors

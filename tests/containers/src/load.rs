@@ -1,7 +1,8 @@
 //! Clients that ask one node, each over a connection of its own, and the book that they keep: every answer with its time, every
 //! round with its bytes, every nonce with what it signed, and every law that was broken.
 //!
-//! *Readers* ask for durable rounds again and again. *Signers* open sessions and ask for fresh rounds; a request that is refused
+//! *Readers* ask for durable rounds again and again. The *control* asks what is answered out of nothing but the request, so that
+//! the noise of the machine can be told from the node's. *Signers* open sessions and ask for fresh rounds; a request that is refused
 //! in an outage is asked again, unchanged, until it is served.
 
 use std::collections::HashMap;
@@ -52,6 +53,8 @@ impl Pace {
 /// What came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
+    /// The context of an attempt: computed, with no state and no token.
+    Control,
     /// A durable round, with the bytes that it had before.
     Again,
     /// A fresh round.
@@ -193,7 +196,11 @@ impl Load {
                 runtime.spawn(async move { shared.sign(&client, dice).await })
             });
         }
-        let probe = node.client()?;
+        let (control, probe) = (node.client()?, node.client()?);
+        clients.push(runtime.spawn({
+            let shared = Arc::clone(&shared);
+            async move { shared.control(&control).await }
+        }));
         drop(entered);
         Ok(Self { runtime, shared, clients, probe })
     }
@@ -328,6 +335,18 @@ impl Shared {
             };
             if let Some(kept) = chosen {
                 self.again(client, &kept).await;
+            }
+            tokio::time::sleep(READER_PAUSE).await;
+        }
+    }
+
+    async fn control(&self, client: &Client) {
+        let request = self.group.derivation();
+        while !self.stops() {
+            let asked = Instant::now();
+            match client.derive_attempt_context(&request).await {
+                Ok(_) => self.note(asked, What::Control),
+                Err(error) => self.breach(format!("the control is not answered: {error}")),
             }
             tokio::time::sleep(READER_PAUSE).await;
         }

@@ -6,13 +6,18 @@
 //! TLS. Each law is judged in one run: the times of an outage against those before it.
 #![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
 
+#[path = "../../extractor/mod.rs"]
+mod extractor;
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use extractor::{Emission, extract};
+
 use frostkeep_container_tests::container::{Plan, SoftHsmContainer};
 use frostkeep_container_tests::engine;
-use frostkeep_container_tests::judge::{Story, Window};
-use frostkeep_container_tests::load::{Load, Pace};
+use frostkeep_container_tests::judge::{Story, Times, Window};
+use frostkeep_container_tests::load::{Dice, Load, Pace, What};
 use frostkeep_container_tests::node::{ServedNode, TokenPlace};
 
 const BEFORE: Duration = Duration::from_secs(5);
@@ -30,6 +35,7 @@ fn needs_an_engine() {
 
 struct Scene {
     load: Load,
+    output_key: [u8; 32],
     _node: ServedNode,
     container: SoftHsmContainer,
     _directory: tempfile::TempDir,
@@ -48,9 +54,10 @@ impl Scene {
         let runtime = Load::runtime().unwrap();
         let program = Path::new(env!("CARGO_BIN_EXE_frostkeep-under-test"));
         let (node, group) = runtime.block_on(ServedNode::new(program, directory.path(), &place)).unwrap();
+        let output_key = group.output_key();
         let load = Load::begin(runtime, &node, group, Pace::usual(), "outage", 7).unwrap();
         load.warm(WARM);
-        Self { load, _node: node, container, _directory: directory }
+        Self { load, output_key, _node: node, container, _directory: directory }
     }
 }
 
@@ -116,4 +123,50 @@ fn a_token_whose_network_is_cut_delays_no_durable_round_and_heals_when_it_is_men
         |container| container.bridge().cut().unwrap(),
         |container| container.bridge().mend().unwrap(),
     );
+}
+
+const RESTARTS: u64 = 20;
+/// Rounds that the run hands out at the least: a restart meets many.
+const ROUNDS_MIN: usize = 400;
+
+#[test]
+fn twenty_restarts_under_load_lose_no_share_and_double_none() {
+    let scene = Scene::new(Plan::local("restarted"));
+    let mut dice = Dice(20);
+    let mut healed = Vec::new();
+    for number in 0..RESTARTS {
+        std::thread::sleep(Duration::from_millis(200 + dice.below(600)));
+        if number % 2 == 0 {
+            scene.container.restart().unwrap();
+        } else {
+            scene.container.kill().unwrap();
+            std::thread::sleep(Duration::from_millis(dice.below(400)));
+            scene.container.start_again().unwrap();
+        }
+        let back = Instant::now();
+        healed.push(scene.load.fresh_after(back, 6 * HEALS_WITHIN) - back);
+    }
+    let outages = scene.load.status().unwrap().message.provider.unwrap().outages;
+    let output_key = scene.output_key;
+    let (answers, emitted, verdict) = scene.load.end();
+    let count = |wanted| answers.iter().filter(|answer| answer.what == wanted).count();
+    let healed = Times::new(healed);
+    eprintln!(
+        "{RESTARTS} restarts, {outages} outages, {} rounds, {} of them caught in flight, {} served again, healed {healed}",
+        verdict.rounds,
+        count(What::Refused { pending: true }),
+        count(What::Again)
+    );
+    verdict.holds();
+    assert!(healed.quantile(100) < HEALS_WITHIN, "healed {healed}");
+    // Every restart ends the connection; the node counts those that one reconnection does not cure.
+    assert!(outages >= RESTARTS / 2, "{outages} outages: the restarts did not meet the load");
+    assert!(verdict.rounds >= ROUNDS_MIN && count(What::Refused { pending: true }) > 0);
+    let emissions: Vec<Emission> = emitted
+        .into_iter()
+        .map(|one| Emission { member: one.member, package: one.package, share: one.share, output_key })
+        .collect();
+    assert!(emissions.len() >= verdict.rounds);
+    let reused = extract(&emissions);
+    assert!(reused.is_empty(), "nonces signed twice: {reused:?}");
 }
