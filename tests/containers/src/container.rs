@@ -17,6 +17,7 @@ use testcontainers::{ContainerAsync, GenericImage, ImageExt};
 
 use crate::bridge::{Bridge, Network, PORT};
 use crate::engine::{OWNER, ask, engine, owner, remove_leftovers};
+use crate::node::TokenPlace;
 use crate::{Failed, image};
 
 /// Where the container sees the directory that it shares with the host.
@@ -149,6 +150,18 @@ impl SoftHsmContainer {
             module.display(),
             self.pin_file().display()
         )
+    }
+
+    /// How a node reaches the key `object` on this token.
+    ///
+    /// # Errors
+    /// When the client module is not installed.
+    pub fn place(&self, object: &str) -> Result<TokenPlace, Failed> {
+        Ok(TokenPlace {
+            uri: self.uri(object)?,
+            environment: self.environment(),
+            latch_directory: self.latch_directory(),
+        })
     }
 
     /// Every call hangs.

@@ -11,6 +11,8 @@ use crate::node::CALL_MS;
 const BAND: u32 = 4;
 /// Below this a p99 is noise whatever the ratio.
 const NOISE: Duration = Duration::from_millis(20);
+/// How soon a node has healed, by itself, from the moment at which its token was asked back.
+pub const HEALS_WITHIN: Duration = Duration::from_secs(5);
 /// What the way of an answer may take beside the deadline of the token's call.
 const SLACK: Duration = Duration::from_millis(1_000);
 /// How soon after the first refusal everybody knows.
@@ -94,7 +96,16 @@ impl Story<'_> {
     }
 
     /// Answers in `window`, held against durable rounds before and against the control at the same time.
-    fn in_the_band(&self, before: &Times, window: Window, wanted: impl Fn(What) -> bool, name: &str) -> (Times, Times) {
+    ///
+    /// # Panics
+    /// When they are out of the band.
+    pub fn in_the_band(
+        &self,
+        before: &Times,
+        window: Window,
+        wanted: impl Fn(What) -> bool,
+        name: &str,
+    ) -> (Times, Times) {
         let control = window.of(self.answers, |what| what == What::Control);
         let answers = window.of(self.answers, wanted);
         let bound = BAND * before.p99().max(control.p99()).max(NOISE);
@@ -105,14 +116,24 @@ impl Story<'_> {
         (answers, control)
     }
 
-    /// Fresh rounds are refused: those that were in flight at the deadline, all others at once. None is handed out, since none can
-    /// have been sealed.
+    /// Nothing that was asked for in the outage was handed out fresh, since nothing can have been sealed.
+    ///
+    /// # Panics
+    /// When something was.
+    pub fn nothing_fresh_is_handed_out(&self) {
+        let handed_out = self.answers.iter().filter(|answer| {
+            let fresh = matches!(answer.what, What::Fresh | What::Finished);
+            fresh && answer.asked >= self.outage.from && answer.came() < self.outage.to
+        });
+        assert_eq!(handed_out.count(), 0, "fresh rounds out of a token that was away");
+    }
+
+    /// Fresh rounds are refused: those that were in flight at the deadline, all others at once.
     ///
     /// # Panics
     /// When they are not.
     pub fn fresh_rounds_are_refused(&self) {
-        let handed_out = self.outage.of(self.answers, |what| matches!(what, What::Fresh | What::Finished));
-        assert_eq!(handed_out.count(), 0, "fresh rounds out of a token that was away");
+        self.nothing_fresh_is_handed_out();
         let refused = |answer: &&Answer| matches!(answer.what, What::Refused { .. } | What::NotDurable);
         let first = self.answers.iter().filter(refused).map(Answer::came).min().expect("the outage was noticed");
         let deadline = Duration::from_millis(CALL_MS) + SLACK;
@@ -139,13 +160,12 @@ impl Story<'_> {
         eprintln!("fresh rounds refused at once: {at_once} (control {control})");
     }
 
-    /// The node has healed by itself within `bound`.
+    /// The node has healed by itself, soon.
     ///
     /// # Panics
     /// When it has not.
-    pub fn heals_within(&self, bound: Duration) {
+    pub fn heals(&self) {
         let took = self.healed - self.outage.to;
-        eprintln!("healed after {:.0} ms", took.as_secs_f64() * 1e3);
-        assert!(took < bound, "healed after {took:?}, at most {bound:?}");
+        assert!(took < HEALS_WITHIN, "healed after {took:?}, at most {HEALS_WITHIN:?}");
     }
 }

@@ -17,6 +17,7 @@
 //! - [`node`]: the command, and a node as its process
 //! - [`group`]: the key group that the node holds, and what it is asked
 //! - [`load`]: clients that ask, and the book that they keep
+//! - [`scene`]: node and load together
 //! - [`judge`]: what the book has to say
 #![allow(
     missing_docs,
@@ -35,6 +36,7 @@ pub mod image;
 pub mod judge;
 pub mod load;
 pub mod node;
+pub mod scene;
 
 /// Why a fixture could not be made: the surroundings, in words.
 pub type Failed = Box<dyn std::error::Error + Send + Sync>;

@@ -16,66 +16,55 @@ use extractor::{Emission, extract};
 
 use frostkeep_container_tests::container::{Plan, SoftHsmContainer};
 use frostkeep_container_tests::engine;
-use frostkeep_container_tests::judge::{Story, Times, Window};
-use frostkeep_container_tests::load::{Dice, Load, Pace, What};
-use frostkeep_container_tests::node::{ServedNode, TokenPlace};
+use frostkeep_container_tests::judge::{HEALS_WITHIN, Story, Times, Window};
+use frostkeep_container_tests::load::{Dice, Pace, What};
+use frostkeep_container_tests::scene::Scene;
 
 const BEFORE: Duration = Duration::from_secs(5);
 const OUTAGE: Duration = Duration::from_secs(10);
 const AFTER: Duration = Duration::from_secs(3);
-/// How soon a node has healed, by itself.
-const HEALS_WITHIN: Duration = Duration::from_secs(5);
-/// Rounds that are durable before the clock starts.
-const WARM: usize = 24;
 
 /// Without an engine the test is no test; scripts/containers says so and does not run it.
 fn needs_an_engine() {
     assert!(engine::answers(), "no Docker engine answers: scripts/containers runs these tests where there is one");
 }
 
-struct Scene {
-    load: Load,
-    output_key: [u8; 32],
-    _node: ServedNode,
+const PROGRAM: &str = env!("CARGO_BIN_EXE_frostkeep-under-test");
+
+/// Fields drop in this order: the node before its token, the directory last.
+struct Stage {
+    scene: Scene,
     container: SoftHsmContainer,
     _directory: tempfile::TempDir,
 }
 
-impl Scene {
+impl Stage {
     fn new(plan: Plan) -> Self {
         needs_an_engine();
         let directory = tempfile::Builder::new().prefix("fkc").tempdir().unwrap();
         let container = SoftHsmContainer::start(directory.path(), plan).unwrap();
-        let place = TokenPlace {
-            uri: container.uri("frostkeep").unwrap(),
-            environment: container.environment(),
-            latch_directory: container.latch_directory(),
-        };
-        let runtime = Load::runtime().unwrap();
-        let program = Path::new(env!("CARGO_BIN_EXE_frostkeep-under-test"));
-        let (node, group) = runtime.block_on(ServedNode::new(program, directory.path(), &place)).unwrap();
-        let output_key = group.output_key();
-        let load = Load::begin(runtime, &node, group, Pace::usual(), "outage", 7).unwrap();
-        load.warm(WARM);
-        Self { load, output_key, _node: node, container, _directory: directory }
+        let place = container.place("frostkeep").unwrap();
+        let scene = Scene::begin(Path::new(PROGRAM), directory.path(), &place, Pace::usual(), 7).unwrap();
+        Self { scene, container, _directory: directory }
     }
 }
 
 fn an_outage_is_survived(plan: Plan, begin: fn(&SoftHsmContainer), end: fn(&SoftHsmContainer)) {
-    let scene = Scene::new(plan);
+    let Stage { _directory, container, scene } = Stage::new(plan);
     let before = Instant::now();
     std::thread::sleep(BEFORE);
     let going = Instant::now();
-    begin(&scene.container);
+    begin(&container);
     let gone = Instant::now();
     std::thread::sleep(OUTAGE);
     let back = Instant::now();
-    end(&scene.container);
-    let healed = scene.load.fresh_after(back, 6 * HEALS_WITHIN);
+    end(&container);
+    let healed = scene.load().fresh_after(back, 6 * HEALS_WITHIN);
     let settled = Instant::now();
     std::thread::sleep(AFTER);
     let ended = Instant::now();
-    let (answers, _, verdict) = scene.load.end();
+    let (load, _node) = scene.into_parts();
+    let (answers, _, verdict) = load.end();
     verdict.holds();
     let story = Story {
         answers: &answers,
@@ -86,7 +75,8 @@ fn an_outage_is_survived(plan: Plan, begin: fn(&SoftHsmContainer), end: fn(&Soft
     };
     story.durable_rounds_are_served();
     story.fresh_rounds_are_refused();
-    story.heals_within(HEALS_WITHIN);
+    eprintln!("healed after {} ms", (healed - back).as_millis());
+    story.heals();
 }
 
 #[test]
@@ -131,24 +121,25 @@ const ROUNDS_MIN: usize = 400;
 
 #[test]
 fn twenty_restarts_under_load_lose_no_share_and_double_none() {
-    let scene = Scene::new(Plan::local("restarted"));
+    let Stage { _directory, container, scene } = Stage::new(Plan::local("restarted"));
     let mut dice = Dice(20);
     let mut healed = Vec::new();
     for number in 0..RESTARTS {
         std::thread::sleep(Duration::from_millis(200 + dice.below(600)));
         if number % 2 == 0 {
-            scene.container.restart().unwrap();
+            container.restart().unwrap();
         } else {
-            scene.container.kill().unwrap();
+            container.kill().unwrap();
             std::thread::sleep(Duration::from_millis(dice.below(400)));
-            scene.container.start_again().unwrap();
+            container.start_again().unwrap();
         }
         let back = Instant::now();
-        healed.push(scene.load.fresh_after(back, 6 * HEALS_WITHIN) - back);
+        healed.push(scene.load().fresh_after(back, 6 * HEALS_WITHIN) - back);
     }
-    let outages = scene.load.status().unwrap().message.provider.unwrap().outages;
-    let output_key = scene.output_key;
-    let (answers, emitted, verdict) = scene.load.end();
+    let outages = scene.load().status().unwrap().message.provider.unwrap().outages;
+    let output_key = scene.output_key();
+    let (load, _node) = scene.into_parts();
+    let (answers, emitted, verdict) = load.end();
     let count = |wanted| answers.iter().filter(|answer| answer.what == wanted).count();
     let healed = Times::new(healed);
     eprintln!(
