@@ -19,7 +19,8 @@ use testcontainers::bollard::models::{
 use testcontainers::bollard::query_parameters::InspectContainerOptions;
 
 use crate::Failed;
-use crate::engine::{OWNER, ask, owner};
+use crate::engine::ask;
+use crate::leftovers::{OWNER, owner};
 
 /// Where the container's `socat` listens.
 pub(crate) const PORT: u16 = 5657;

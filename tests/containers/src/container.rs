@@ -16,7 +16,8 @@ use testcontainers::runners::AsyncRunner;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt};
 
 use crate::bridge::{Bridge, Network, PORT};
-use crate::engine::{OWNER, ask, engine, owner, remove_leftovers};
+use crate::engine::{ask, engine};
+use crate::leftovers::{self, OWNER, owner};
 use crate::node::TokenPlace;
 use crate::{Failed, image};
 
@@ -75,7 +76,8 @@ impl SoftHsmContainer {
 
     async fn made(directory: &Path, plan: Plan) -> Result<Self, Failed> {
         let docker = engine().await?;
-        remove_leftovers(&docker).await?;
+        leftovers::remove(&docker).await?;
+        leftovers::remove_local()?;
         let image = image::build().await?;
         let network = if plan.bridged { Some(Network::make(&docker).await?) } else { None };
         let share = directory.join("share");

@@ -6,7 +6,6 @@ use frostkeep::frost::{Commitments, GroupKey, SignatureShare, SigningPackage};
 use frostkeep::ids::{KeyGroupId, Member, Message, SessionId};
 use frostkeep::keygen::Certificate;
 use frostkeep::roast::{AttemptBinding, AttemptContext};
-use frostkeep::wire::request::DeriveRequest;
 
 use crate::Failed;
 
@@ -117,18 +116,6 @@ impl Group {
         let request = CommitRequest { session: session.clone(), key_group: self.id, member };
         let made = client.commit(&request).await?;
         Commitments::from_bytes(&made).map_err(|error| ClientError::Nonsense(error.to_string()))
-    }
-
-    /// What is answered out of nothing but the request.
-    pub(crate) fn derivation(&self) -> DeriveRequest {
-        DeriveRequest {
-            session: SessionId::new("control").expect("it is a session id"),
-            key_group: self.id,
-            message: Message::new([0x5a; 32]),
-            threshold: self.key.threshold(),
-            number: 1,
-            included: MEMBERS.to_vec(),
-        }
     }
 
     /// Whether the share is the one of exactly this package. FROST is deterministic once the nonces are chosen: no other is.

@@ -7,7 +7,7 @@ use crate::load::{Answer, What};
 use crate::node::CALL_MS;
 
 /// A p99 in an outage is in the same band as before when it is at most so many times as long as the p99 before, or as that of
-/// the control in the same stretch of time. Who waits for a token waits for [`CALL_MS`], a hundred times as long.
+/// the echo in the same stretch of time. Who waits for a token waits for [`CALL_MS`], a hundred times as long.
 const BAND: u32 = 4;
 /// Below this a p99 is noise whatever the ratio.
 const NOISE: Duration = Duration::from_millis(20);

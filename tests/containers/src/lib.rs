@@ -10,7 +10,8 @@
 //!           +--------------------------> p11-kit server --> SoftHSM, all of it in the container
 //! ```
 //!
-//! - [`engine`]: whether a container engine answers, what a killed run has left, and its removal
+//! - [`engine`]: whether a container engine answers
+//! - [`leftovers`]: what a killed run has left, and its removal
 //! - [`image`]: the image, from this machine's own files, without a registry
 //! - [`container`]: the container: paused, killed, started, restarted, removed
 //! - [`bridge`]: the way to it over a network, frozen or cut
@@ -34,6 +35,7 @@ pub mod engine;
 pub mod group;
 pub mod image;
 pub mod judge;
+pub mod leftovers;
 pub mod load;
 pub mod node;
 pub mod scene;

@@ -1,8 +1,8 @@
 //! Clients that ask one node, each over a connection of its own, and the book that they keep: every answer with its time, every
 //! round with its bytes, every nonce with what it signed, and every law that was broken.
 //!
-//! *Readers* ask for durable rounds again and again. The *control* asks what is answered out of nothing but the request, so that
-//! the noise of the machine can be told from the node's. *Signers* open sessions and ask for fresh rounds; a request that is refused
+//! *Readers* ask for durable rounds again and again. The *control* is an echo over a socket within this process: it knows the noise
+//! of the machine, and nothing of the node. *Signers* open sessions and ask for fresh rounds; a request that is refused
 //! in an outage is asked again, unchanged, until it is served.
 
 use std::collections::HashMap;
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use frostkeep::client::{Client, ClientError, ServedRound};
 use frostkeep::engine::SignRequest;
 use frostkeep::reasons::Reason;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
@@ -53,7 +55,7 @@ impl Pace {
 /// What came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// The context of an attempt: computed, with no state and no token.
+    /// A byte, back from the echo.
     Control,
     /// A durable round, with the bytes that it had before.
     Again,
@@ -196,10 +198,10 @@ impl Load {
                 runtime.spawn(async move { shared.sign(&client, dice).await })
             });
         }
-        let (control, probe) = (node.client()?, node.client()?);
+        let probe = node.client()?;
         clients.push(runtime.spawn({
             let shared = Arc::clone(&shared);
-            async move { shared.control(&control).await }
+            async move { shared.control().await.expect("a socket of this process works") }
         }));
         drop(entered);
         Ok(Self { runtime, shared, clients, probe })
@@ -267,16 +269,7 @@ impl Load {
         Ok(self.runtime.block_on(self.probe.status())?)
     }
 
-    /// Stops, when every round that was asked for is there; then asks for every durable round once more.
-    ///
-    /// # Panics
-    /// When a client did not come to its end.
-    pub fn end(mut self) -> (Vec<Answer>, Vec<Emitted>, Verdict) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        for client in self.clients.drain(..) {
-            self.runtime.block_on(client).expect("a client does not panic");
-        }
-        let answers = self.take_answers();
+    fn audit(&self) {
         self.runtime.block_on(async {
             ready(&self.probe).await.expect("the node is ready at the end");
             let kept = self.shared.book.lock().unwrap().kept.clone();
@@ -284,6 +277,23 @@ impl Load {
                 self.shared.again(&self.probe, &kept).await;
             }
         });
+    }
+
+    /// Stops, when every round that was asked for is there; asks for every durable round once more; and again of the node started
+    /// anew, which knows only what its disk does.
+    ///
+    /// # Panics
+    /// When a client did not come to its end, or the node does not stop well, start, and become ready.
+    pub fn end(mut self, node: &mut ServedNode) -> (Vec<Answer>, Vec<Emitted>, Verdict) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for client in self.clients.drain(..) {
+            self.runtime.block_on(client).expect("a client does not panic");
+        }
+        let answers = self.take_answers();
+        self.audit();
+        assert_eq!(node.stop().expect("it runs"), Some(0), "the node ends well");
+        node.start().expect("it starts again");
+        self.audit();
         let emitted = self.book(|book| std::mem::take(&mut book.emitted));
         let verdict = self.book(|book| Verdict {
             rounds: book.positions.len(),
@@ -340,16 +350,25 @@ impl Shared {
         }
     }
 
-    async fn control(&self, client: &Client) {
-        let request = self.group.derivation();
+    async fn control(&self) -> std::io::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
+        let (mut near, mut far) = (near?, far?.0);
+        near.set_nodelay(true)?;
+        far.set_nodelay(true)?;
+        let echo = tokio::spawn(async move {
+            let mut byte = [0; 1];
+            while far.read_exact(&mut byte).await.is_ok() && far.write_all(&byte).await.is_ok() {}
+        });
         while !self.stops() {
             let asked = Instant::now();
-            match client.derive_attempt_context(&request).await {
-                Ok(_) => self.note(asked, What::Control),
-                Err(error) => self.breach(format!("the control is not answered: {error}")),
-            }
+            near.write_all(&[1]).await?;
+            near.read_exact(&mut [0; 1]).await?;
+            self.note(asked, What::Control);
             tokio::time::sleep(READER_PAUSE).await;
         }
+        drop(near);
+        Ok(echo.await?)
     }
 
     /// A durable round is served whatever the token does, and is the same bytes.

@@ -5,11 +5,13 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 
 use frostkeep_container_tests::container::{Plan, SoftHsmContainer};
-use frostkeep_container_tests::engine::{ask, engine, remove_leftovers};
+use frostkeep_container_tests::engine::{ask, engine};
+use frostkeep_container_tests::leftovers::{self, processes_on};
 use testcontainers::bollard::query_parameters::{InspectContainerOptions, InspectNetworkOptions};
 
 /// Set for the copy of this binary that is killed.
@@ -25,7 +27,7 @@ fn has_network(name: &str) -> bool {
 
 #[test]
 fn a_container_goes_when_its_test_panics_while_it_is_paused() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = leftovers::directory().unwrap();
     let made = Mutex::new(None);
     let ended = catch_unwind(AssertUnwindSafe(|| {
         let container = SoftHsmContainer::start(directory.path(), Plan::bridged("panics")).unwrap();
@@ -45,9 +47,10 @@ fn a_container_goes_when_its_test_panics_while_it_is_paused() {
 #[test]
 fn what_a_killed_run_has_left_goes_before_the_next_container_is_made() {
     if std::env::var_os(LEFT).is_some() {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = leftovers::directory().unwrap();
         let container = SoftHsmContainer::start(directory.path(), Plan::bridged("killed-run")).unwrap();
-        println!("@left {} {}", container.id(), container.bridge().network());
+        let directory = directory.path().display();
+        println!("@left {} {} {directory}", container.id(), container.bridge().network());
         loop {
             std::thread::park();
         }
@@ -62,24 +65,28 @@ fn what_a_killed_run_has_left_goes_before_the_next_container_is_made() {
     // The harness may have begun the line.
     let left = said.filter_map(|line| line.split_once("@left ").map(|(_, left)| left.to_owned())).next();
     let left = left.expect("the copy says what it has made");
-    let (id, network) = left.split_once(' ').unwrap();
+    let [id, network, left] = left.split(' ').collect::<Vec<_>>()[..] else { panic!("{left}") };
+    let left = Path::new(left);
+    let is_there = || has_container(id) && has_network(network) && left.exists() && !processes_on(left).is_empty();
     // Its maker lives: nobody takes it away.
-    ask(async { remove_leftovers(&engine().await.unwrap()).await.unwrap() });
-    assert!(has_container(id) && has_network(network), "what a running test uses was taken away");
+    ask(async { leftovers::remove(&engine().await.unwrap()).await.unwrap() });
+    leftovers::remove_local().unwrap();
+    assert!(is_there(), "what a running test uses was taken away");
     child.kill().unwrap();
     child.wait().unwrap();
-    assert!(has_container(id) && has_network(network), "nobody could have removed it");
+    assert!(is_there(), "nobody could have removed it");
 
-    let directory = tempfile::tempdir().unwrap();
+    let directory = leftovers::directory().unwrap();
     let container = SoftHsmContainer::start(directory.path(), Plan::local("next-run")).unwrap();
     assert!(!has_container(id), "the container is still there");
     assert!(!has_network(network), "the network is still there");
+    assert!(processes_on(left).is_empty() && !left.exists(), "its near end is still there");
     drop(container);
 }
 
 #[test]
 fn the_socket_has_the_mode_that_was_asked_for_and_comes_back_with_it() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = leftovers::directory().unwrap();
     let plan = Plan { socket_mode: 0o666, ..Plan::local("mode") };
     let container = SoftHsmContainer::start(directory.path(), plan).unwrap();
     let mode = || {

@@ -17,6 +17,7 @@ use extractor::{Emission, extract};
 use frostkeep_container_tests::container::{Plan, SoftHsmContainer};
 use frostkeep_container_tests::engine;
 use frostkeep_container_tests::judge::{HEALS_WITHIN, Story, Times, Window};
+use frostkeep_container_tests::leftovers;
 use frostkeep_container_tests::load::{Dice, Pace, What};
 use frostkeep_container_tests::scene::Scene;
 
@@ -41,7 +42,7 @@ struct Stage {
 impl Stage {
     fn new(plan: Plan) -> Self {
         needs_an_engine();
-        let directory = tempfile::Builder::new().prefix("fkc").tempdir().unwrap();
+        let directory = leftovers::directory().unwrap();
         let container = SoftHsmContainer::start(directory.path(), plan).unwrap();
         let place = container.place("frostkeep").unwrap();
         let scene = Scene::begin(Path::new(PROGRAM), directory.path(), &place, Pace::usual(), 7).unwrap();
@@ -63,8 +64,8 @@ fn an_outage_is_survived(plan: Plan, begin: fn(&SoftHsmContainer), end: fn(&Soft
     let settled = Instant::now();
     std::thread::sleep(AFTER);
     let ended = Instant::now();
-    let (load, _node) = scene.into_parts();
-    let (answers, _, verdict) = load.end();
+    let (load, mut node) = scene.into_parts();
+    let (answers, _, verdict) = load.end(&mut node);
     verdict.holds();
     let story = Story {
         answers: &answers,
@@ -138,8 +139,8 @@ fn twenty_restarts_under_load_lose_no_share_and_double_none() {
     }
     let outages = scene.load().status().unwrap().message.provider.unwrap().outages;
     let output_key = scene.output_key();
-    let (load, _node) = scene.into_parts();
-    let (answers, emitted, verdict) = load.end();
+    let (load, mut node) = scene.into_parts();
+    let (answers, emitted, verdict) = load.end(&mut node);
     let count = |wanted| answers.iter().filter(|answer| answer.what == wanted).count();
     let healed = Times::new(healed);
     eprintln!(
