@@ -292,14 +292,12 @@ fn counters(observed: &Observed) -> Line {
     let (before, after) = &observed.counts;
     let drilled = after.outages_drilled.saturating_sub(before.outages_drilled);
     let outages = after.outages.saturating_sub(before.outages);
-    let due = u64::from(class(observed).is_some());
-    let expected = format!("{due} outages more, {due} of them drilled");
-    line(
-        "the counters",
-        expected,
-        format!("{outages} more, {drilled} of them drilled"),
-        outages == due && drilled == due,
-    )
+    // Each token of the node counts its own.
+    let (expected, met) = match class(observed) {
+        Some(_) => ("an outage of each token more, all of them drilled", outages > 0),
+        None => ("no outage more", outages == 0),
+    };
+    line("the counters", expected, format!("{outages} more, {drilled} of them drilled"), met && drilled == outages)
 }
 
 #[cfg(test)]
