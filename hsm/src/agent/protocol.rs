@@ -259,6 +259,8 @@ mod tests {
     fn login() -> Request {
         Request::Login { lock: "lock".into() }
     }
+    use crate::agent::anchor::ANCHOR_BYTES_MAX;
+    use crate::agent::examine::KeyAttributes;
     use crate::token::{DETAIL_BYTES_MAX, FaultClass};
     use proptest::prelude::*;
 
@@ -283,6 +285,16 @@ mod tests {
             extractable: Some(true),
         };
         assert!(Frame::new(&Reply::Keys(vec![key; KEYS_FOUND_MAX]), &[]).is_ok());
+        let told = KeyAttributes {
+            id: vec![255; ATTRIBUTE_BYTES_MAX],
+            label: "x".repeat(ATTRIBUTE_BYTES_MAX * 3),
+            key_type: Some("x".repeat(64)),
+            value_bytes: Some(u64::MAX),
+            ..KeyAttributes::default()
+        };
+        assert!(Frame::new(&Reply::Examined(Examined::Attributes(vec![told; KEYS_FOUND_MAX])), &[]).is_ok());
+        let values = vec![vec![255; ANCHOR_BYTES_MAX]; KEYS_FOUND_MAX];
+        assert!(Frame::new(&Reply::Anchored(Anchored::Values(values)), &[]).is_ok());
         let error = TokenError::new(FaultClass::Usage, "operation", "code", "d".repeat(5_000));
         assert_eq!(error.detail.len(), DETAIL_BYTES_MAX);
         assert!(Frame::new(&Reply::Failed(error), &[]).is_ok());
