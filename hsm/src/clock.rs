@@ -39,6 +39,13 @@ impl SystemClock {
     }
 }
 
+impl SystemClock {
+    /// Microseconds since the clock was made, for measurements.
+    pub fn now_us(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
 impl Default for SystemClock {
     fn default() -> Self {
         Self::new()

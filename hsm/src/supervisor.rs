@@ -217,6 +217,8 @@ fn operation(request: &Request) -> &'static str {
         Request::Find { .. } => "find",
         Request::Derive { .. } => "derive",
         Request::CreateKey { .. } => "create_key",
+        Request::Play { call, .. } => call.name(),
+        Request::Delay { .. } => "delay",
         Request::Examine(request) => request.operation(),
         Request::Anchor(request) => request.act.operation(),
     }

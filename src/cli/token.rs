@@ -119,18 +119,22 @@ pub struct UnlatchArgs {
     reach: ReachArgs,
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+pub(super) fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("give NAME=VALUE".to_owned()),
     }
 }
 
+/// The environment of a token agent: what well-known modules need of the caller's, and what is said on top.
+pub(super) fn environment(said: &[(String, String)]) -> BTreeMap<String, String> {
+    let known = WELL_KNOWN.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    known.chain(said.iter().cloned()).collect()
+}
+
 impl ReachArgs {
     fn config(&self, uri: &str) -> Result<TokenConfig, CliError> {
-        let known = WELL_KNOWN.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
-        let environment: BTreeMap<String, String> = known.chain(self.environment.iter().cloned()).collect();
-        let mut config = TokenConfig::new(uri, environment, self.latches()?);
+        let mut config = TokenConfig::new(uri, environment(&self.environment), self.latches()?);
         config.deadlines = Deadlines { start_ms: self.start_ms, login_ms: self.login_ms, call_ms: self.call_ms };
         Ok(config)
     }

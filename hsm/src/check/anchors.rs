@@ -16,12 +16,24 @@ const WRITES: u8 = 8;
 
 const SAME: &str = "the same";
 
+/// The token answered that it has written, and another value came back.
+const DIFFERS: &str = "anchor_differs";
+
 /// One kind for each class of object: what is destroyed by it is all of that class.
 const CLASSES: [AnchorKind; 2] = [AnchorKind::ReplaceData, AnchorKind::SetId];
 
 fn request(kind: AnchorKind, act: AnchorAct) -> AnchorRequest {
     let name = AnchorName { label: SCRATCH_LABEL.to_owned(), application: SCRATCH_APPLICATION.to_owned() };
     AnchorRequest { kind, name, act }
+}
+
+/// As in the report.
+const fn name(kind: AnchorKind) -> &'static str {
+    match kind {
+        AnchorKind::UpdateData => "update_data",
+        AnchorKind::ReplaceData => "replace_data",
+        AnchorKind::SetId => "set_id",
+    }
 }
 
 /// What is written at this number.
@@ -90,6 +102,9 @@ impl Run<'_> {
             Some(Err(error)) => {
                 report.works = Outcome::No;
                 report.error = Some(error.to_string());
+                if error.code == DIFFERS {
+                    self.find(Code::AnchorForgets, format!("{}: {}", name(kind), error.detail));
+                }
             }
             None => {
                 report.error = Some("the token was lost before it was finished".to_owned());
@@ -136,7 +151,7 @@ impl Run<'_> {
             (AnchorKind::ReplaceData, AnchorAct::Write) => 2,
             _ => 1,
         };
-        Some(self.ask(|subject| subject.token.anchor(request(kind, act), &value(number)))?.map(drop))
+        Some(self.ask_once(|subject| subject.token.anchor(request(kind, act), &value(number)))?.map(drop))
     }
 
     /// Exactly one object, with the value of this number.
@@ -152,11 +167,14 @@ impl Run<'_> {
         }
         let shown = if shown.is_empty() { "no value".to_owned() } else { shown.join(", ") };
         let detail = format!("{shown} in {session} session, value {number} was written");
-        Some(Err(TokenError::new(FaultClass::Integrity, "anchor_read", "anchor_differs", detail)))
+        Some(Err(TokenError::new(FaultClass::Integrity, "anchor_read", DIFFERS, detail)))
     }
 
     /// Verified gone, in a fresh session.
     fn clean(&mut self) {
+        if self.report.anchor.token_writes == 0 {
+            return;
+        }
         self.forgive();
         self.hang_up();
         let mut left = self.scratch_objects();

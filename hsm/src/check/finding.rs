@@ -69,7 +69,7 @@ codes! {
     PinNotRead "pin_not_read" Failure Surroundings "the pin is one line in a regular file that others cannot read";
     LoginFailed "login_failed" Failure Surroundings "the token answered the login with this error, which says nothing of the pin";
     PinFinalTry "pin_final_try" Failure Surroundings "no login was tried: one more wrong pin locks; log in once with the token's own tool";
-    PinLocked "pin_locked" Failure Surroundings "no login was tried: unlock the pin with the token's own tool";
+    PinLocked "pin_locked" Failure Surroundings "unlock the pin with the token's own tool; a TPM can say so of the right pin, after power losses";
     PinNotInitialized "pin_not_initialized" Warning Surroundings "the token says that it has no user pin: set one with its own tool";
     PinToBeChanged "pin_to_be_changed" Warning Token "the token may refuse everything until the pin is changed: change it with its own tool";
     PinCountLow "pin_count_low" Warning Surroundings "somebody has entered a wrong pin since the last login: find out who";
@@ -91,6 +91,7 @@ codes! {
     KeyGenRefused "key_gen_refused" Note Token "`frostkeep token init --create` does not work here; the key that is there does";
     KeyGenImpossible "key_gen_impossible" Warning Token "`frostkeep token init --create` does not work here: make the key with the token's own tool";
     SealFailed "seal_failed" Failure Token "the provider did not seal and open again what it sealed: do not use this token";
+    SealInterrupted "seal_interrupted" Failure Surroundings "the token was lost while it was sealing: run the check again when it answers";
     StartNearDeadline "start_near_deadline" Warning Surroundings "the slowest starts took more than a quarter of the deadline: raise start_ms of the node";
     LoginNearDeadline "login_near_deadline" Warning Surroundings "the slowest logins took more than a quarter of the deadline: raise login_ms of the node";
     CallNearDeadline "call_near_deadline" Warning Surroundings "the slowest calls took more than a quarter of the deadline: raise call_ms of the node";
@@ -101,6 +102,7 @@ codes! {
     ReinitialisationFailed "reinitialisation_failed" Failure Token "a node re-initialises the module after every outage: it has to work every time";
     AnchorNone "anchor_none" Warning Token "no kind of anchor works: an older copy of a state is not found by this token";
     AnchorNotTried "anchor_not_tried" Note Surroundings "which kinds of anchor work was not tried";
+    AnchorForgets "anchor_forgets" Note Token "the token says that it has written and keeps another value: this kind is no anchor here";
     LeftoversRemoved "leftovers_removed" Note Surroundings "an earlier check was cut off; what it had left is gone now";
     LeftoversFound "leftovers_found" Warning Surroundings "an earlier check was cut off; run the check without --no-write, which removes what it left";
     ScratchLeft "scratch_left" Failure Surroundings "run the check again when the token answers: it removes objects labelled frostkeep-check-scratch";

@@ -16,7 +16,7 @@ impl Run<'_> {
     pub(super) fn examine_key(&mut self) {
         let (label, id) = (self.subject.token.uri().object.clone(), self.subject.token.uri().id.clone());
         let question = Examine::Attributes { label: label.clone(), id: id.clone() };
-        let told = match self.ask(|subject| subject.token.examine(question)) {
+        let told = match self.ask(|subject| subject.token.examine(question.clone())) {
             Some(Ok(Examined::Attributes(keys))) => keys,
             Some(Err(error)) if error.code == "too_many_keys" => {
                 self.report.key.unique = Some(false);
@@ -26,8 +26,11 @@ impl Run<'_> {
             }
             Some(Err(error)) => {
                 self.report.key.refusal = Some(error.to_string());
-                self.report.key.accepted = Outcome::No;
-                return self.find(Code::KeyUnusable, error.to_string());
+                if error.class != FaultClass::Deadline {
+                    self.report.key.accepted = Outcome::No;
+                    self.find(Code::KeyUnusable, error.to_string());
+                }
+                return;
             }
             Some(Ok(_)) | None => return,
         };
@@ -47,7 +50,7 @@ impl Run<'_> {
         self.judge_attributes(&told);
         // As a node finds it, with its check value.
         let found = self.ask(|subject| {
-            let found = subject.token.find(label, id)?;
+            let found = subject.token.find(label.clone(), id.clone())?;
             <[FoundKey; 1]>::try_from(found).map_err(|found| {
                 let detail = format!("{} keys match now, one did before", found.len());
                 TokenError::new(FaultClass::Key, "find", "key_not_unique", detail)
@@ -57,6 +60,11 @@ impl Run<'_> {
             Some(Ok([key])) => {
                 self.report.key.check_value = Some(hex(&key.check_value));
                 self.refusal(&told, &key)
+            }
+            // A hang was told as one.
+            Some(Err(error)) if error.class == FaultClass::Deadline => {
+                self.report.key.refusal = Some(error.to_string());
+                return;
             }
             Some(Err(error)) => Some((Code::KeyUnusable, error)),
             None => return,

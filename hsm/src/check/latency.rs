@@ -9,7 +9,7 @@ use super::run::Run;
 use super::subject::Subject;
 use crate::clock::{Stopwatch, SystemClock};
 use crate::config::TokenConfig;
-use crate::health::OutageClass;
+use crate::health::Outage;
 use crate::provider::{DataKey, KeyProvider, SealedObject};
 use crate::scheme;
 use crate::sealer::{Provider, Timing};
@@ -44,7 +44,7 @@ pub(super) fn object(id: u64) -> SealedObject {
 
 /// Why sealing ended early: the outage, or an opening that gave something else.
 enum Ended {
-    Outage(OutageClass, String),
+    Outage(Outage),
     Differs(String),
 }
 
@@ -68,13 +68,7 @@ impl Run<'_> {
                     derive.push(watch.elapsed());
                 }
             }
-            Some(Ended::Outage(class, detail)) => {
-                self.lost_in_provider(*class, detail);
-                self.find(
-                    Code::SealFailed,
-                    format!("sealing ended after {} of {samples} samples: {detail}", seal.len()),
-                );
-            }
+            Some(Ended::Outage(outage)) => self.lost_in_provider(outage),
             Some(Ended::Differs(detail)) => self.find(Code::SealFailed, detail.clone()),
         }
         self.report.latency = Some(Latency {
@@ -98,9 +92,7 @@ fn sample(
         let mut bytes = [0x5a; 32];
         bytes.iter_mut().zip(number.to_be_bytes()).for_each(|(to, from)| *to = from);
         let watch = Stopwatch::start();
-        let wraps = provider
-            .wrap(&object, &DataKey::new(&bytes))
-            .map_err(|error| Ended::Outage(error.0.class, error.to_string()))?;
+        let wraps = provider.wrap(&object, &DataKey::new(&bytes)).map_err(|error| Ended::Outage(error.0))?;
         seal.push(watch.elapsed());
         let watch = Stopwatch::start();
         let opened = provider.unwrap(&object, &wraps);
@@ -109,7 +101,7 @@ fn sample(
             Ok(key) if *key.expose() == bytes => open.push(taken),
             Ok(_) => return Err(Ended::Differs(format!("sample {number} opened to another data key"))),
             Err(crate::provider::UnwrapError::Unavailable(error)) => {
-                return Err(Ended::Outage(error.0.class, error.to_string()));
+                return Err(Ended::Outage(error.0));
             }
             Err(error) => return Err(Ended::Differs(format!("sample {number}: {error}"))),
         }

@@ -25,6 +25,7 @@ mod subject;
 use crate::config::{ConfigError, TokenConfig};
 use crate::entropy::Entropy;
 use report::CheckReport;
+use serde::Serialize;
 
 /// Samples of each latency: the default.
 pub const SAMPLES: u32 = 200;
@@ -36,7 +37,7 @@ pub const SCRATCH_LABEL: &str = "frostkeep-check-scratch";
 pub const SCRATCH_APPLICATION: &str = "frostkeep token check";
 
 /// What is tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Options {
     /// Samples of each latency, 1 to [`SAMPLES_MAX`].
     pub samples: u32,

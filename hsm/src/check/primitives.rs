@@ -34,6 +34,10 @@ impl Run<'_> {
         });
         match proved {
             Some(Ok(())) => self.proved_with(SealedWith::ConfiguredKey),
+            // Told as a hang; what the key would have answered is not known.
+            Some(Err(error)) if error.class == FaultClass::Deadline => {
+                self.report.primitives.hmac_sha256.error = Some(error.to_string());
+            }
             Some(Err(error)) => {
                 // Nothing seals under it, and a session key that works says nothing of it.
                 self.subject.key = None;
@@ -47,9 +51,12 @@ impl Run<'_> {
 
     fn prove_generated(&mut self) {
         // Two questions: a token that makes no key may still sign.
-        let made = self.ask(|subject| subject.session_key(None));
-        let number = match made {
-            Some(Ok(number)) => number,
+        match self.ask(|subject| subject.session_key(None)) {
+            Some(Ok(_)) => {}
+            Some(Err(error)) if error.class == FaultClass::Deadline => {
+                self.report.primitives.generic_secret_key_gen.error = Some(error.to_string());
+                return;
+            }
             Some(Err(error)) => {
                 let has_key = self.subject.key.is_some();
                 let generated = &mut self.report.primitives.generic_secret_key_gen;
@@ -58,11 +65,13 @@ impl Run<'_> {
                 return self.find(code, error.to_string());
             }
             None => return,
-        };
+        }
         self.report.primitives.generic_secret_key_gen.proved = Outcome::Yes;
         self.report.primitives.generic_secret_key_gen.error = None;
-        let signed = self
-            .ask(|subject| consistent(|input| subject.token.derive_with(number, input).map(|output| *output.expose())));
+        let signed = self.ask(|subject| {
+            let number = subject.session_key(None)?;
+            consistent(|input| subject.token.derive_with(number, input).map(|output| *output.expose()))
+        });
         match signed {
             Some(Ok(())) => {
                 if self.subject.key.is_none() && self.report.primitives.hmac_sha256.proved != Outcome::No {
@@ -71,7 +80,9 @@ impl Run<'_> {
                 }
             }
             // With a configured key that works, one of a session that does not is a curiosity.
-            Some(Err(error)) if self.subject.key.is_none() => self.not_proved(&error),
+            Some(Err(error)) if self.subject.key.is_none() && error.class != FaultClass::Deadline => {
+                self.not_proved(&error);
+            }
             Some(Err(_)) | None => {}
         }
     }
@@ -88,7 +99,9 @@ impl Run<'_> {
             }
             Some(Err(error)) => {
                 primitives.hmac_equals_host_error = Some(error.to_string());
-                self.find(Code::HmacNotCompared, error.to_string());
+                if error.class != FaultClass::Deadline {
+                    self.find(Code::HmacNotCompared, error.to_string());
+                }
             }
             None => {}
         }
@@ -102,10 +115,7 @@ impl Run<'_> {
     fn not_proved(&mut self, error: &TokenError) {
         let hmac = &mut self.report.primitives.hmac_sha256;
         (hmac.proved, hmac.error) = (Outcome::No, Some(error.to_string()));
-        // A hang was told as one.
-        if error.class != FaultClass::Deadline {
-            self.find(Code::HmacNotProved, error.to_string());
-        }
+        self.find(Code::HmacNotProved, error.to_string());
     }
 }
 
@@ -127,20 +137,41 @@ fn consistent(mut derive: impl FnMut(&[u8]) -> Result<[u8; 32], TokenError>) -> 
 fn known_answer(subject: &mut Subject) -> Result<bool, TokenError> {
     let number = subject.session_key(Some(KNOWN_VALUE))?;
     for input in [scheme::check_value_input().as_slice(), OTHER_INPUT] {
-        let answer = subject.token.derive_with(number, input)?;
-        let mut host = <Hmac<Sha256> as Mac>::new_from_slice(&KNOWN_VALUE)
-            .map_err(|_| TokenError::new(FaultClass::Usage, "derive", "key_length", ""))?;
-        host.update(input);
-        if host.verify_slice(answer.expose()).is_err() {
+        if !is_hmac_of_known(input, subject.token.derive_with(number, input)?.expose()) {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
+/// Whether this is HMAC-SHA256 (RFC 2104) under [`KNOWN_VALUE`].
+fn is_hmac_of_known(input: &[u8], answer: &[u8; 32]) -> bool {
+    let Ok(mut host) = <Hmac<Sha256> as Mac>::new_from_slice(&KNOWN_VALUE) else { return false };
+    host.update(input);
+    host.verify_slice(answer).is_ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_hmac_sha256_passes_for_it() {
+        use sha2::Digest;
+        let hash = |parts: &[&[u8]]| -> [u8; 32] { Sha256::digest(parts.concat()).into() };
+        // By its definition, not by the crate that is asked.
+        let pad = |byte: u8| -> Vec<u8> {
+            let padded = KNOWN_VALUE.iter().chain(&[0; 32]);
+            padded.map(|key| key ^ byte).collect()
+        };
+        let (inner, outer) = (pad(0x36), pad(0x5c));
+        let right = hash(&[&outer, &hash(&[&inner, OTHER_INPUT])]);
+        assert!(is_hmac_of_known(OTHER_INPUT, &right));
+        assert!(!is_hmac_of_known(b"another input", &right));
+        for wrong in [hash(&[OTHER_INPUT]), hash(&[&KNOWN_VALUE, OTHER_INPUT]), hash(&[&inner, OTHER_INPUT]), [0; 32]] {
+            assert!(!is_hmac_of_known(OTHER_INPUT, &wrong));
+        }
+    }
 
     #[test]
     fn answers_that_do_not_hold_together_are_found_out() {

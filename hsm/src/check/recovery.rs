@@ -9,7 +9,7 @@ use super::run::Run;
 use super::subject::Subject;
 use crate::agent::examine::Examine;
 use crate::clock::Stopwatch;
-use crate::health::ProviderState;
+use crate::health::{Outage, ProviderState};
 use crate::provider::{DataKey, KeyProvider};
 use crate::scheme;
 use crate::sealer::Provider;
@@ -18,7 +18,9 @@ use crate::token::{FaultClass, TokenError};
 /// Full re-initialisations that are timed.
 const REINITIALISATIONS: u32 = 5;
 /// Probes that a loss may take, before it counts as not cured.
-const PROBES_MAX: u32 = 4;
+const PROBES_MAX: u32 = 3;
+
+const WRONG: &str = "a wrong value";
 
 impl Run<'_> {
     /// Loses the sessions, loses the login, and re-initialises several times.
@@ -52,20 +54,25 @@ impl Run<'_> {
         let config = self.config;
         let met = suffer(&mut provider(config, &mut self.subject), loss);
         let loss = match met {
-            Ok(Ok(loss)) => loss,
-            // The loss itself was refused, or sealing did not even begin.
+            Ok(Ok((loss, error))) => {
+                if let Some(error) = error.filter(|error| error.class == FaultClass::Deadline) {
+                    self.note_failure(&error);
+                }
+                loss
+            }
+            // The token cannot do it, or was lost over it.
             Ok(Err(error)) => {
                 self.note_failure(&error);
                 let answer = error.to_string();
                 return Some(Loss { answer, class: None, cured: Outcome::NotTried, cured_in: None, cure_us: None });
             }
-            Err((class, detail)) => {
-                self.lost_in_provider(class, &detail);
+            Err(outage) => {
+                self.lost_in_provider(&outage);
                 return None;
             }
         };
         match (loss.class, loss.cured) {
-            (Some("wrong_answer"), _) => {
+            (None, _) if loss.answer == WRONG => {
                 self.find(Code::LossAnsweredWrong, format!("after a lost {what}: {}", loss.answer))
             }
             (None, Outcome::Yes) => {
@@ -84,13 +91,14 @@ impl Run<'_> {
     }
 }
 
-type Met = Result<Result<Loss, TokenError>, (crate::health::OutageClass, String)>;
+/// The loss, or why it was not suffered: the token refused it, or it was lost before.
+type Met = Result<Result<(Loss, Option<TokenError>), TokenError>, Outage>;
 
 /// Seals, loses, looks at what the next call answers, and lets the provider cure it.
 fn suffer(provider: &mut Provider<&mut Subject>, loss: Examine) -> Met {
     provider.tick();
     let data_key = DataKey::new(&[0x5a; 32]);
-    provider.wrap(&object(0), &data_key).map_err(|error| (error.0.class, error.to_string()))?;
+    provider.wrap(&object(0), &data_key).map_err(|error| error.0)?;
     let input = scheme::check_value_input();
     let before = match provider.token_mut().derive_sealing(&input) {
         Ok(before) => before,
@@ -99,25 +107,27 @@ fn suffer(provider: &mut Provider<&mut Subject>, loss: Examine) -> Met {
     if let Err(error) = provider.token_mut().disturb(loss) {
         return Ok(Err(error));
     }
-    let (answer, class) = match provider.token_mut().derive_sealing(&input) {
-        Err(error) => (error.to_string(), Some(class_name(error.class))),
-        Ok(after) if after.expose() == before.expose() => ("the right value".to_owned(), None),
-        Ok(_) => ("a wrong value".to_owned(), Some("wrong_answer")),
+    let (answer, class, error) = match provider.token_mut().derive_sealing(&input) {
+        Err(error) => (error.to_string(), Some(class_name(error.class)), Some(error)),
+        Ok(after) if after.expose() == before.expose() => ("the right value".to_owned(), None, None),
+        Ok(_) => (WRONG.to_owned(), None, None),
     };
     let watch = Stopwatch::start();
     let mut cured_in = provider.wrap(&object(1), &data_key).is_ok().then_some(CuredIn::Call);
-    let mut probes = 0;
-    while cured_in.is_none() && probes < PROBES_MAX {
-        // A tick does what is due, and says how long nothing is.
-        thread::sleep(provider.tick());
-        provider.tick();
-        probes += 1;
-        if provider.health().state == ProviderState::Ready && provider.wrap(&object(1), &data_key).is_ok() {
+    for _ in 0..=PROBES_MAX {
+        if cured_in.is_some() {
+            break;
+        }
+        // Does what is due, and says how long nothing is.
+        let wait = provider.tick();
+        if provider.health().state != ProviderState::Ready {
+            thread::sleep(wait);
+        } else if provider.wrap(&object(1), &data_key).is_ok() {
             cured_in = Some(CuredIn::Probe);
         }
     }
     let cure_us = cured_in.map(|_| micros(watch.elapsed()));
-    Ok(Ok(Loss { answer, class, cured: cured_in.is_some().into(), cured_in, cure_us }))
+    Ok(Ok((Loss { answer, class, cured: cured_in.is_some().into(), cured_in, cure_us }, error)))
 }
 
 /// A stable name of what a fault says.

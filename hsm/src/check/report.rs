@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::Options;
 use super::finding::{Finding, Level};
 use crate::provision::LatchReport;
 
@@ -55,6 +56,8 @@ impl From<bool> for Outcome {
 pub struct CheckReport {
     /// [`REPORT_VERSION`].
     pub report_version: u32,
+    /// What was asked for.
+    pub options: Options,
     /// The judgement of the findings.
     pub verdict: Verdict,
     /// What the operator should know, the worst first.

@@ -16,7 +16,7 @@ use super::{Options, pins};
 use crate::agent::examine::{Examine, Examined, Mechanism, MechanismTold, TokenDetails};
 use crate::config::{ConfigError, TokenConfig};
 use crate::entropy::Entropy;
-use crate::health::OutageClass;
+use crate::health::{Outage, OutageClass};
 use crate::pkcs11_token::Pkcs11Token;
 use crate::provision::latch_report;
 use crate::supervisor::Timing;
@@ -24,6 +24,17 @@ use crate::token::{FaultClass, TokenError, TokenInfo};
 
 /// Above this part of a deadline the 99th percentile is near it.
 const NEAR: u32 = 4;
+
+/// Whether a failure may be that of the connection: then a new one may answer. A missed deadline is not asked again: it would only be
+/// missed again.
+const fn may_be_lost(class: FaultClass) -> bool {
+    match class {
+        FaultClass::Session | FaultClass::AmbiguousKey | FaultClass::Token | FaultClass::Module => true,
+        FaultClass::Deadline | FaultClass::Credential | FaultClass::Key | FaultClass::Integrity | FaultClass::Usage => {
+            false
+        }
+    }
+}
 
 /// A check under way.
 pub(super) struct Run<'a> {
@@ -36,7 +47,6 @@ pub(super) struct Run<'a> {
     ready: bool,
     /// A reconnection failed: the rest is not tried.
     gone: Option<FaultClass>,
-    timings: Vec<Timing>,
 }
 
 impl<'a> Run<'a> {
@@ -54,6 +64,7 @@ impl<'a> Run<'a> {
             subject: Subject::new(token),
             report: CheckReport {
                 report_version: REPORT_VERSION,
+                options,
                 verdict: Verdict::NotUsable,
                 findings: Vec::new(),
                 token: None,
@@ -72,7 +83,6 @@ impl<'a> Run<'a> {
             info: None,
             ready: false,
             gone: None,
-            timings: Vec::new(),
         })
     }
 
@@ -197,13 +207,10 @@ impl<'a> Run<'a> {
             self.find(Code::LoginNotTried, "no login was asked for");
             return false;
         }
-        // Its details may have cost the connection; they need no login.
-        if self.gone.is_some() {
-            return false;
-        }
         let before = self.subject.token.logins();
         let answer = match self.subject.token.agent_pid() {
             Some(_) => self.subject.token.login(&info),
+            // It was lost over the details.
             None => self.subject.reconnect().map(drop),
         };
         let error = match answer {
@@ -220,11 +227,14 @@ impl<'a> Run<'a> {
         }
         self.report.pin.login_error = Some(error.to_string());
         let code = match (error.code.as_str(), error.class) {
-            // Said already, of the token's flags.
+            // Said already, by the token's flags.
             ("pin_locked" | "pin_final_try", _) => None,
+            ("CKR_PIN_LOCKED", _) => Some(Code::PinLocked),
             ("login_latched", _) => Some(Code::LoginLatched),
             ("pin_not_read" | "latch_unusable", _) => Some(Code::PinNotRead),
             (_, FaultClass::Credential) => Some(Code::PinRefused),
+            // Said already, as a hang.
+            (_, FaultClass::Deadline) => None,
             _ => Some(Code::LoginFailed),
         };
         if let Some(code) = code {
@@ -233,8 +243,20 @@ impl<'a> Run<'a> {
         false
     }
 
-    /// Asks the token something, on a new connection if the last question may have cost the old one. None when the token is gone.
+    /// Asks the token something; once more, on a new connection, when the answer may be that of a lost session. None when the token
+    /// is gone. So an answer that is an error is the token's answer to this question, not the end of its connection.
     pub(super) fn ask<R>(
+        &mut self,
+        mut question: impl FnMut(&mut Subject) -> Result<R, TokenError>,
+    ) -> Option<Result<R, TokenError>> {
+        match self.ask_once(&mut question)? {
+            Err(error) if may_be_lost(error.class) => self.ask_once(question),
+            answer => Some(answer),
+        }
+    }
+
+    /// [`Run::ask`], for what must not be done twice.
+    pub(super) fn ask_once<R>(
         &mut self,
         question: impl FnOnce(&mut Subject) -> Result<R, TokenError>,
     ) -> Option<Result<R, TokenError>> {
@@ -256,15 +278,31 @@ impl<'a> Run<'a> {
         if self.gone.is_some() {
             return false;
         }
-        match self.subject.reconnect() {
-            Ok(_) => self.ready = true,
-            Err(error) => {
-                self.hangs(&error);
-                self.gone = Some(error.class);
-                self.find(Code::TokenLost, format!("a reconnection failed: {error}"));
+        let error = match self.reconnect() {
+            Ok(()) => return true,
+            Err(error) => error,
+        };
+        // A missed deadline has ended the agent already; a refused PIN is not tried again.
+        if may_be_lost(error.class) || error.class == FaultClass::Usage {
+            self.subject.token.end_agent();
+            if self.reconnect().is_ok() {
+                // A module that only a new process brings back; a node starts one after a crash or a hang alone.
+                self.find(Code::ReinitialisationFailed, error.to_string());
+                return true;
             }
         }
-        self.ready
+        self.gone = Some(error.class);
+        self.find(Code::TokenLost, format!("a reconnection failed: {error}"));
+        false
+    }
+
+    fn reconnect(&mut self) -> Result<(), TokenError> {
+        let answer = self.subject.reconnect().map(drop);
+        match &answer {
+            Ok(()) => self.ready = true,
+            Err(error) => self.hangs(error),
+        }
+        answer
     }
 
     /// The next question is asked on a new connection.
@@ -282,13 +320,8 @@ impl<'a> Run<'a> {
     /// What a failure means for the next question.
     pub(super) fn note_failure(&mut self, error: &TokenError) {
         self.hangs(error);
-        match error.class {
-            FaultClass::Session
-            | FaultClass::AmbiguousKey
-            | FaultClass::Token
-            | FaultClass::Module
-            | FaultClass::Deadline => self.ready = false,
-            FaultClass::Credential | FaultClass::Key | FaultClass::Integrity | FaultClass::Usage => {}
+        if may_be_lost(error.class) || error.class == FaultClass::Deadline {
+            self.ready = false;
         }
     }
 
@@ -300,11 +333,15 @@ impl<'a> Run<'a> {
     }
 
     /// The provider has met an outage.
-    pub(super) fn lost_in_provider(&mut self, class: OutageClass, detail: &str) {
+    pub(super) fn lost_in_provider(&mut self, outage: &Outage) {
         self.ready = false;
-        if class == OutageClass::Deadline {
-            self.report.hung.push("derive".to_owned());
-            self.find(Code::Hung, detail);
+        if outage.class == OutageClass::Deadline {
+            // Its text begins with the operation.
+            let operation = outage.detail.split(':').next().unwrap_or_default();
+            self.report.hung.push(operation.to_owned());
+            self.find(Code::Hung, outage.detail.clone());
+        } else {
+            self.find(Code::SealInterrupted, outage.detail.clone());
         }
     }
 
@@ -317,8 +354,8 @@ impl<'a> Run<'a> {
             // A latch that does not read is told by the login.
             self.report.latch = latch_report(self.subject.token.latch(&info.serial)).ok();
         }
-        self.timings.extend(self.subject.token.take_timings());
-        self.judge_deadlines();
+        let timings = self.subject.token.take_timings();
+        self.judge_deadlines(&timings);
         let report = &mut self.report;
         report.findings.sort_by_key(|finding| std::cmp::Reverse(finding.level()));
         report.verdict = match report.worst() {
@@ -329,14 +366,14 @@ impl<'a> Run<'a> {
         self.report
     }
 
-    fn judge_deadlines(&mut self) {
-        let taken = |timings: &[Timing], wanted: fn(&str) -> bool| -> Vec<Duration> {
+    fn judge_deadlines(&mut self, timings: &[Timing]) {
+        let taken = |wanted: fn(&str) -> bool| -> Vec<Duration> {
             timings.iter().filter(|timing| wanted(timing.operation)).map(|timing| timing.taken).collect()
         };
-        let starts = taken(&self.timings, |name| matches!(name, "start" | "connect" | "lose_sessions"));
-        let logins = taken(&self.timings, |name| name == "login");
+        let starts = taken(|name| matches!(name, "start" | "connect" | "lose_sessions"));
+        let logins = taken(|name| name == "login");
         // Making something has the longer deadline, and no node waits for it.
-        let calls = taken(&self.timings, |name| {
+        let calls = taken(|name| {
             !matches!(name, "start" | "connect" | "lose_sessions" | "login" | "session_key" | "anchor_create")
         });
         let configured = self.config.deadlines;

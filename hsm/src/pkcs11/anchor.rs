@@ -58,9 +58,11 @@ impl Module {
         let session = self.anchor_session(act)?;
         let (mut destroyed, mut failed) = (0, None);
         for handle in find(session, kind, name, act)? {
-            match session.destroy_object(handle) {
+            let answer = spare_keys(session, kind, handle)
+                .and_then(|()| session.destroy_object(handle).map_err(|error| classify(&error, act.operation())));
+            match answer {
                 Ok(()) => destroyed += 1,
-                Err(error) => failed = Some(classify(&error, act.operation())),
+                Err(error) => failed = Some(error),
             }
         }
         failed.map_or(Ok(destroyed), Err)
@@ -68,6 +70,19 @@ impl Module {
 
     fn anchor_session(&self, act: AnchorAct) -> Result<&Session, TokenError> {
         self.session.as_ref().ok_or_else(|| not_connected(act.operation()))
+    }
+}
+
+/// Whatever its label: a key that may sign is somebody's key, and never an anchor.
+fn spare_keys(session: &Session, kind: AnchorKind, handle: ObjectHandle) -> Result<(), TokenError> {
+    let operation = AnchorAct::Destroy.operation();
+    if kind != AnchorKind::SetId {
+        return Ok(());
+    }
+    let told = session.get_attributes(handle, &[AttributeType::Sign]).map_err(|error| classify(&error, operation))?;
+    match told.as_slice() {
+        [Attribute::Sign(false)] => Ok(()),
+        _ => Err(TokenError::new(FaultClass::Usage, operation, "anchor_is_a_key", "it may sign, and is left alone")),
     }
 }
 

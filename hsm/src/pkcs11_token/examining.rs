@@ -48,6 +48,11 @@ impl Pkcs11Token {
         }
     }
 
+    /// Ends the agent: the next connection starts another one.
+    pub(crate) fn end_agent(&mut self) {
+        self.supervisor.end_agent(0);
+    }
+
     /// From now on every answered request is timed.
     pub(crate) fn record_timings(&mut self) {
         self.supervisor.record_timings();
