@@ -293,13 +293,8 @@ fn counters(observed: &Observed) -> Line {
     let drilled = after.outages_drilled.saturating_sub(before.outages_drilled);
     let outages = after.outages.saturating_sub(before.outages);
     let due = u64::from(class(observed).is_some());
-    let expected = format!("{due} outages more, {due} of them drilled");
-    line(
-        "the counters",
-        expected,
-        format!("{outages} more, {drilled} of them drilled"),
-        outages == due && drilled == due,
-    )
+    let told = |outages: u64, drilled: u64| format!("outages begun: {outages}, of them drilled: {drilled}");
+    line("the counters", told(due, due), told(outages, drilled), outages == due && drilled == due)
 }
 
 #[cfg(test)]
