@@ -73,8 +73,8 @@ impl Bench {
     }
 
     fn serve(&self) -> Served {
-        let mut child =
-            self.command(&["serve", "--json", "--config", "node.toml"]).stderr(Stdio::null()).spawn().unwrap();
+        let log = std::fs::File::create(self.at("log")).unwrap();
+        let mut child = self.command(&["serve", "--json", "--config", "node.toml"]).stderr(log).spawn().unwrap();
         let line = BufReader::new(child.stdout.take().unwrap()).lines().next().unwrap().unwrap();
         assert!(line.contains("listening"), "{line}");
         let served = Served(child);
@@ -254,6 +254,10 @@ fn a_command_line_that_is_gone_does_not_leave_a_node_in_an_outage() {
     drill.wait().unwrap();
     let healed = bench.until("the node is ready again", |status| status["ready"] == true);
     assert_eq!((&healed["provider"]["drill"], &healed["provider"]["outages_drilled"]), (&Value::Null, &1.into()));
+    let log = std::fs::read_to_string(bench.at("log")).unwrap();
+    for said in ["drill: begun", "drill: calls are played", "detail=drill: find_token", "drill: over"] {
+        assert!(log.lines().any(|line| line.contains(said) && line.contains("WARN")), "{said}: {log}");
+    }
 }
 
 #[test]

@@ -13,18 +13,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use frostkeep::client::{Client, ClientError, DrillOrder, Endpoint, Patience, ServedRound};
+use frostkeep::client::{Client, ClientError, DrillBegun, DrillOrder, Endpoint, Patience, ServedRound};
+use frostkeep::drill::judge::judge;
+use frostkeep::drill::stand::{Freezes, Seen};
+use frostkeep::drill::{Course, Plan, Scratch, Stand};
 use frostkeep::engine::{CommitRequest, SessionRequest, SignRequest, drill_subject};
 use frostkeep::frost::{Commitments, SigningPackage};
 use frostkeep::hash::sha256;
+use frostkeep::hsm::clock::SystemClock;
 use frostkeep::hsm::drill::DrillKind;
-use frostkeep::ids::{AttemptPolicy, DrillId, KeyGroupId, to_hex};
+use frostkeep::ids::{AttemptPolicy, DrillId, KeyGroupId, Member, to_hex};
 use frostkeep::keygen::ConfirmedKeyGroup;
 use frostkeep::limits::DRILL_QUIET_MS;
 use frostkeep::policy::SigningPolicy;
 use frostkeep::reasons::Reason;
 use frostkeep::roast::{AttemptBinding, AttemptContext};
-use kit::{eventually, member, session};
+use kit::{Token, eventually, member, session};
 use net::{Net, NetPlan};
 use serde_json::Value;
 
@@ -338,6 +342,61 @@ async fn without_rounds_the_report_says_why_and_shows_the_rest() {
         let kind = &report["drills"][0];
         assert_eq!((&kind["rounds"], &kind["outage_class"]), (&Value::Null, &"token".into()));
         assert!(kind["expectations"].as_array().unwrap().len() >= 6);
+    }
+}
+
+/// A node whose own call meets the outage before anybody asks for a round.
+struct SelfMet(Scratch);
+
+impl Stand for SelfMet {
+    async fn look(&self) -> Result<Seen, ClientError> {
+        self.0.look().await
+    }
+    async fn begin(&self, order: &DrillOrder) -> Result<DrillBegun, ClientError> {
+        let begun = self.0.begin(order).await?;
+        while order.kind != DrillKind::Slow && self.0.look().await?.ready {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(begun)
+    }
+    async fn end(&self, drill: &DrillId) -> Result<(), ClientError> {
+        self.0.end(drill).await
+    }
+    async fn freezes(&self, key_group: &KeyGroupId) -> Result<Freezes, ClientError> {
+        self.0.freezes(key_group).await
+    }
+    async fn commit(&self, request: &CommitRequest) -> Result<Commitments, ClientError> {
+        self.0.commit(request).await
+    }
+    async fn round(&self, request: &SignRequest) -> Result<ServedRound, ClientError> {
+        self.0.round(request).await
+    }
+    async fn abort(&self, member: Member, request: &SessionRequest) -> Result<(), ClientError> {
+        self.0.abort(member, request).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_whose_outage_the_node_meets_by_itself_shows_the_same_but_a_round_in_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = Token::soft(directory.path(), "scratched");
+    let stand = Arc::new(SelfMet(Scratch::make(&token.config()).await.unwrap()));
+    let (_stop, stopped) = tokio::sync::watch::channel(false);
+    let plan = Plan {
+        kinds: DrillKind::ALL.to_vec(),
+        duration_ms: 1_500,
+        danger_live_traffic: false,
+        seat: Some(stand.0.seat().clone()),
+    };
+    let (clock, tell) = (Arc::new(SystemClock::new()), Arc::new(|_: &str, _: &str| {}));
+    let course = Course { stand: Arc::clone(&stand), plan, clock, tell, stop: stopped };
+    let (seen, left) = course.run().await.unwrap();
+    assert!(left.is_none() && seen.len() == 5);
+    for observed in &seen {
+        let unmet: Vec<_> = judge(observed).into_iter().filter(|line| !line.met).collect();
+        assert_eq!(unmet, [], "{}", observed.kind);
+        let in_line = observed.rounds.as_ref().unwrap().first_again.is_some();
+        assert!(!in_line, "{}", observed.kind);
     }
 }
 

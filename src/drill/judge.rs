@@ -294,10 +294,15 @@ fn counters(observed: &Observed) -> Line {
     let outages = after.outages.saturating_sub(before.outages);
     // Each token of the node counts its own.
     let (expected, met) = match class(observed) {
-        Some(_) => ("an outage of each token more, all of them drilled", outages > 0),
-        None => ("no outage more", outages == 0),
+        Some(_) => ("outages begun: one of each token, all of them drilled", outages > 0),
+        None => ("outages begun: 0", outages == 0),
     };
-    line("the counters", expected, format!("{outages} more, {drilled} of them drilled"), met && drilled == outages)
+    line(
+        "the counters",
+        expected,
+        format!("outages begun: {outages}, of them drilled: {drilled}"),
+        met && drilled == outages,
+    )
 }
 
 #[cfg(test)]

@@ -60,7 +60,9 @@ impl<S: Stand> Prepared<S> {
                 answers.untouched = Some(false);
                 return;
             };
-            answers.waiting = self.rounds.attempt(&own).ok();
+            // The node's own call may have met the outage first: then the first request took nothing, and has these commitments.
+            let free = answers.fresh.is_empty() && answers.first.refused().is_some_and(|problem| !problem.pending);
+            answers.waiting = if free { Some(self.first.clone()) } else { self.rounds.attempt(&own).ok() };
             answers.own = Some(own);
         }
         let Some(attempt) = &answers.waiting else { return };
@@ -77,6 +79,8 @@ impl<S: Stand> Prepared<S> {
     /// The fresh round that was refused, or another one.
     pub(super) async fn ask_after(&mut self) -> Option<Answer> {
         let waiting = self.answers.as_mut().and_then(|answers| answers.waiting.take());
+        // The first is served from memory by now.
+        let waiting = waiting.filter(|waiting| waiting.round != self.first.round);
         let attempt = match waiting {
             Some(attempt) => attempt,
             None => self.rounds.attempt(&self.rounds.own().await.ok()?).ok()?,

@@ -63,7 +63,7 @@ impl Pkcs11Token {
         self.supervisor.call(&Request::Play { outage, call }, &[], deadline).map_err(marked)
     }
 
-    /// The token itself, late: the delay is taken from its own deadline.
+    /// The token itself, late. It keeps its whole deadline, so that an outage in here is a real one.
     fn ask_slowly(&mut self, request: &Request, tail: &[u8], deadline: Duration) -> Result<Answer, TokenError> {
         let ms = self.drills.as_ref().map_or(0, |drills| drills.times().slow_ms());
         match self.supervisor.call(&Request::Delay { ms }, &[], deadline) {
@@ -71,12 +71,7 @@ impl Pkcs11Token {
             Ok(_) => return Err(self.supervisor.confused("delay")),
             Err(error) => return Err(error),
         }
-        let left = deadline.saturating_sub(Duration::from_millis(ms));
-        self.supervisor.call(request, tail, left).map_err(|error| match error.class {
-            // It may have answered within its whole deadline.
-            FaultClass::Deadline => marked(error),
-            _ => error,
-        })
+        self.supervisor.call(request, tail, deadline)
     }
 
     /// A login of a drill: the token is not asked, and its latch neither asked nor told.
