@@ -380,7 +380,7 @@ impl Stand for SelfMet {
 async fn a_drill_whose_outage_the_node_meets_by_itself_shows_the_same_but_a_round_in_line() {
     let directory = tempfile::tempdir().unwrap();
     let token = Token::soft(directory.path(), "scratched");
-    let stand = Arc::new(SelfMet(Scratch::make(&token.config()).await.unwrap()));
+    let stand = Arc::new(SelfMet(Scratch::make(&[token.config()], 1).await.unwrap()));
     let (_stop, stopped) = tokio::sync::watch::channel(false);
     let plan = Plan {
         kinds: DrillKind::ALL.to_vec(),

@@ -7,7 +7,7 @@ use crate::load::{Answer, What};
 use crate::node::CALL_MS;
 
 /// A p99 in an outage is in the same band as before when it is at most so many times as long as the p99 before, or as that of
-/// the echo in the same stretch of time. Who waits for a token waits for [`CALL_MS`], a hundred times as long.
+/// the control in the same stretch of time. Who waits for a token waits for [`CALL_MS`], a hundred times as long.
 const BAND: u32 = 4;
 /// Below this a p99 is noise whatever the ratio.
 const NOISE: Duration = Duration::from_millis(20);
@@ -88,8 +88,8 @@ impl Story<'_> {
         eprintln!("durable rounds before: {before} (control {control})");
         for (name, window) in [("in the outage", self.outage), ("after it", self.after)] {
             let (served, control) = self.in_the_band(&before, window, |what| what == What::Again, name);
-            // Four readers get at least half as many answers as the one that asks the control: none of them is stuck.
-            assert!(served.count() > 2 * control.count(), "{name}: {served}; control {control}");
+            // Twice as many ask this node: none of them is stuck.
+            assert!(served.count() > control.count(), "{name}: {served}; control {control}");
             let ratio = served.p99().as_secs_f64() / before.p99().as_secs_f64();
             eprintln!("  {name}: {served}; p99 {ratio:.2} of that before (control {control})");
         }

@@ -1,11 +1,11 @@
 //! Clients that ask one node, each over a connection of its own, and the book that they keep: every answer with its time, every
 //! round with its bytes, every nonce with what it signed, and every law that was broken.
 //!
-//! *Readers* ask for durable rounds again and again. The *control* is an echo over a socket within this process: it knows the noise
-//! of the machine, and nothing of the node. *Signers* open sessions and ask for fresh rounds; a request that is refused
+//! *Readers* ask for durable rounds again and again. The *control* is the same question to another node, whose token is there: it
+//! knows the noise of the machine, and nothing of the outage. *Signers* open sessions and ask for fresh rounds; a request that is refused
 //! in an outage is asked again, unchanged, until it is served.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 use frostkeep::client::{Client, ClientError, ServedRound};
 use frostkeep::engine::SignRequest;
 use frostkeep::reasons::Reason;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinHandle;
 
@@ -24,7 +22,9 @@ use crate::group::{Group, MEMBERS, Session};
 use crate::node::{ServedNode, ready};
 
 /// Between two requests of one reader.
-const READER_PAUSE: Duration = Duration::from_millis(2);
+const READER_PAUSE: Duration = Duration::from_millis(4);
+/// Clients that ask the control.
+pub(crate) const CONTROL_READERS: usize = 2;
 /// Between two tries of a request that was refused.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// A signer that is told to stop still waits for the round that it has asked for, but not for ever.
@@ -55,7 +55,7 @@ impl Pace {
 /// What came back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum What {
-    /// A byte, back from the echo.
+    /// A durable round of the control.
     Control,
     /// A durable round, with the bytes that it had before.
     Again,
@@ -98,6 +98,26 @@ struct Kept {
     ends: AtomicBool,
 }
 
+/// A node whose token is there, with a durable round.
+pub struct Control {
+    node: ServedNode,
+    kept: Arc<Kept>,
+}
+
+impl Control {
+    /// Has `node` answer a round of `group`.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn of(node: ServedNode, group: &Group) -> Result<Self, Failed> {
+        let client = node.client()?;
+        let session = group.session(&client, "control").await?;
+        let request = group.request(&session, MEMBERS[0]);
+        let bytes = client.start_sign_round(&request).await?.durable_part();
+        Ok(Self { node, kept: Arc::new(Kept { request, bytes, ends: AtomicBool::new(false) }) })
+    }
+}
+
 /// A session whose rounds are all durable.
 struct Done {
     session: Session,
@@ -109,11 +129,10 @@ struct Done {
 struct Book {
     answers: Vec<Answer>,
     kept: Vec<Arc<Kept>>,
-    done: std::collections::VecDeque<Done>,
+    done: VecDeque<Done>,
     /// By x coordinate, so that a negated or swapped pair is the same: what the nonce signed.
     nonces: HashMap<[u8; 32], u64>,
-    /// Which round a position belongs to.
-    positions: HashMap<u64, [u8; 32]>,
+    positions: HashSet<u64>,
     emitted: Vec<Emitted>,
     keeps_emitted: bool,
     broken: Vec<String>,
@@ -155,7 +174,6 @@ struct Shared {
     book: Mutex<Book>,
     stop: AtomicBool,
     sessions: AtomicU64,
-    names: String,
 }
 
 /// The load, from its beginning to its end.
@@ -167,7 +185,7 @@ pub struct Load {
 }
 
 impl Load {
-    /// Begins to ask. `seed` decides what is asked when, `names` is the beginning of the sessions' names.
+    /// Begins to ask. `seed` decides what is asked when.
     ///
     /// # Errors
     /// When no client can be made.
@@ -176,7 +194,7 @@ impl Load {
         node: &ServedNode,
         group: Group,
         pace: Pace,
-        names: &str,
+        control: &Control,
         seed: u64,
     ) -> Result<Self, Failed> {
         let shared = Arc::new(Shared {
@@ -185,7 +203,6 @@ impl Load {
             book: Mutex::new(Book { keeps_emitted: pace.open_rounds.is_none(), ..Book::default() }),
             stop: AtomicBool::new(false),
             sessions: AtomicU64::new(0),
-            names: names.to_owned(),
         });
         let entered = runtime.enter();
         let mut dice = Dice(seed);
@@ -199,10 +216,10 @@ impl Load {
             });
         }
         let probe = node.client()?;
-        clients.push(runtime.spawn({
-            let shared = Arc::clone(&shared);
-            async move { shared.control().await.expect("a socket of this process works") }
-        }));
+        for _ in 0..CONTROL_READERS {
+            let (shared, client, kept) = (Arc::clone(&shared), control.node.client()?, Arc::clone(&control.kept));
+            clients.push(runtime.spawn(async move { shared.control(&client, &kept).await }));
+        }
         drop(entered);
         Ok(Self { runtime, shared, clients, probe })
     }
@@ -350,33 +367,23 @@ impl Shared {
         }
     }
 
-    async fn control(&self) -> std::io::Result<()> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr()?), listener.accept());
-        let (mut near, mut far) = (near?, far?.0);
-        near.set_nodelay(true)?;
-        far.set_nodelay(true)?;
-        let echo = tokio::spawn(async move {
-            let mut byte = [0; 1];
-            while far.read_exact(&mut byte).await.is_ok() && far.write_all(&byte).await.is_ok() {}
-        });
+    async fn control(&self, client: &Client, kept: &Kept) {
         while !self.stops() {
-            let asked = Instant::now();
-            near.write_all(&[1]).await?;
-            near.read_exact(&mut [0; 1]).await?;
-            self.note(asked, What::Control);
+            self.ask_again(client, kept, What::Control).await;
             tokio::time::sleep(READER_PAUSE).await;
         }
-        drop(near);
-        Ok(echo.await?)
     }
 
     /// A durable round is served whatever the token does, and is the same bytes.
     async fn again(&self, client: &Client, kept: &Kept) {
+        self.ask_again(client, kept, What::Again).await;
+    }
+
+    async fn ask_again(&self, client: &Client, kept: &Kept, what: What) {
         let asked = Instant::now();
         match client.start_sign_round(&kept.request).await {
             Ok(served) => {
-                self.note(asked, What::Again);
+                self.note(asked, what);
                 if served.durable_part() != kept.bytes {
                     self.breach(format!("session {}: other bytes for a durable round", kept.request.session));
                     self.book.lock().unwrap().emission(&kept.request, &served);
@@ -392,7 +399,7 @@ impl Shared {
 
     async fn sign(&self, client: &Client, mut dice: Dice) {
         while !self.stops() {
-            let name = format!("{}-{}", self.names, self.sessions.fetch_add(1, Ordering::SeqCst));
+            let name = format!("outage-{}", self.sessions.fetch_add(1, Ordering::SeqCst));
             if let Err(error) = self.one_session(client, &name, &mut dice).await {
                 // Nothing durable is promised by commitments: the token is not asked for them.
                 self.breach(format!("session {name}: no commitments: {error}"));
@@ -469,7 +476,7 @@ impl Shared {
         if !is_the_share {
             book.breach(format!("session {}: the share of another package", request.session));
         }
-        if book.positions.insert(served.position, *served.round.as_bytes()).is_some() {
+        if !book.positions.insert(served.position) {
             book.breach(format!("session {}: position {} comes twice", request.session, served.position));
         }
         is_the_share.then_some(served)

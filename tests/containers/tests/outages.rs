@@ -64,8 +64,8 @@ fn an_outage_is_survived(plan: Plan, begin: fn(&SoftHsmContainer), end: fn(&Soft
     let settled = Instant::now();
     std::thread::sleep(AFTER);
     let ended = Instant::now();
-    let (load, mut node) = scene.into_parts();
-    let (answers, _, verdict) = load.end(&mut node);
+    let mut parts = scene.into_parts();
+    let (answers, _, verdict) = parts.load.end(&mut parts.node);
     verdict.holds();
     let story = Story {
         answers: &answers,
@@ -139,8 +139,8 @@ fn twenty_restarts_under_load_lose_no_share_and_double_none() {
     }
     let outages = scene.load().status().unwrap().message.provider.unwrap().outages;
     let output_key = scene.output_key();
-    let (load, mut node) = scene.into_parts();
-    let (answers, emitted, verdict) = load.end(&mut node);
+    let mut parts = scene.into_parts();
+    let (answers, emitted, verdict) = parts.load.end(&mut parts.node);
     let count = |wanted| answers.iter().filter(|answer| answer.what == wanted).count();
     let healed = Times::new(healed);
     eprintln!(

@@ -93,6 +93,7 @@ impl Token {
             let shim = Shim::new(directory, p11_kit_client_module().unwrap()).unwrap();
             return Self { shim, container: Some(container), local: None };
         }
+        assert!(std::env::var_os("FROSTKEEP_REQUIRE_DOCKER").is_none(), "no Docker engine: scripts/setup --docker");
         eprintln!("no Docker engine: the outages are those of the shim alone");
         let local = make_token(directory, "soak", "soak-pin-8f03").unwrap();
         let shim = Shim::new(directory, softhsm_module().unwrap()).unwrap();
@@ -277,8 +278,8 @@ fn random_outages_lose_nothing_double_nothing_and_heal() {
     }
 
     let Soak { token, scene, rows, began } = soak;
-    let (load, mut node) = scene.into_parts();
-    let (_, _, verdict) = load.end(&mut node);
+    let mut parts = scene.into_parts();
+    let (_, _, verdict) = parts.load.end(&mut parts.node);
     eprintln!(
         "kind         made  noticed  refused  healed ms: median    p90  slowest  p99 of durable rounds ms: median  worst"
     );
