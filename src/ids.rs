@@ -236,6 +236,10 @@ bytes_id!(
     /// The name of one key generation, random.
     CeremonyId, 16, "ceremony id"
 );
+bytes_id!(
+    /// The name of one outage drill, random.
+    DrillId, 16, "drill id"
+);
 
 /// How attempts of a session advance (design of the `roast` module): chosen at key generation, never changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -29,6 +29,7 @@
 //! | [`tls`] | TLS 1.3 with pinned keys: keys, certificates, the two verifiers |
 //! | [`client`] | calls nodes: typed, repeated safely; every node of a roster, for the drivers of signing and key generation |
 //! | [`node`] | wires a state directory, a key provider and an engine together |
+//! | [`drill`] | shows what an outage of the token does to a node, and what it does not |
 //! | [`server`] | a node as a server: gRPC over TLS and over a Unix socket, who may call what, limits, graceful stop |
 //! | [`hsm`] | the key provider: a crate of its own, which knows the token and not FROST |
 //! | [`cli`], [`process`] | the command; hardening of its process |
@@ -61,6 +62,7 @@ pub mod ceremony;
 pub mod cli;
 pub mod client;
 pub mod coordinator;
+pub mod drill;
 pub mod engine;
 pub mod frost;
 pub mod hash;

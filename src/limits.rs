@@ -99,6 +99,12 @@ pub const FREEZE_RECORD_BYTES_MAX: usize = 4_096;
 /// Wraps of one sealed object: one per token, old and new key during a rotation.
 pub const WRAPS_MAX: usize = 16;
 
+/// Rows of wraps that are looked at between two batches when a key is caught up: a disk read each.
+pub const WRAPS_LOOKED_AT_PER_STEP_MAX: usize = 256;
+
+/// Rows that get a wrap between two batches: a batch waits for as many calls of the token that is caught up.
+pub const WRAPS_CARED_PER_STEP_MAX: usize = 16;
+
 /// Encoded wraps of one object, bytes. Every scheme of `tokens` fits with room; the same on write and on read.
 pub const WRAPS_BYTES_MAX: usize = 16 << 10;
 
@@ -265,6 +271,26 @@ pub const CEREMONY_CALLS_MAX: usize = 8;
 
 /// Trial sessions of one key group: their message is always allowed, so their number is not left to the caller.
 pub const TRIALS_MAX: u8 = 8;
+
+/// Drill sessions of one key group that are open at one time: their message is always allowed. A drill ends its own.
+pub const DRILL_SESSIONS_OPEN_MAX: usize = 16;
+
+/// The longest outage drill, milliseconds. Whoever begins it may be gone: the node ends it.
+pub const DRILL_MS_MAX: u64 = 5 * 60 * 1_000;
+
+/// The length of an outage drill, milliseconds, by default.
+pub const DRILL_MS: u64 = 10_000;
+
+/// How long nobody may have signed on a node before a drill begins on it, milliseconds: longer than a coordinator pauses between
+/// two questions.
+pub const DRILL_QUIET_MS: u64 = 30_000;
+
+/// What an outage must not make slower, and what is to come at once in one, milliseconds: less than people notice, and less than any
+/// sensible deadline of a token.
+pub const DRILL_AT_ONCE_MS: u64 = 250;
+
+/// Or this many times the p99 before the drill, on a machine that is slow by itself.
+pub const DRILL_LATENCY_FACTOR: u64 = 5;
 
 /// Tries of one subject that a coordinator goes through before it gives up: each is a session that members have ended.
 pub const SESSION_TRIES_MAX: u32 = 64;

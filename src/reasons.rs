@@ -205,6 +205,12 @@ reasons! {
     Busy "busy" Surroundings SameRequest
         "Another process holds the state, or the same work is under way.";
 
+    // Drills.
+    LiveTraffic "live_traffic" Surroundings AfterDelay
+        "Somebody has signed on this node a moment ago, and a drill would be in the way; the error carries the time left.";
+    DrillOn "drill_on" Surroundings AfterDelay
+        "An outage drill is on already on this node; the error carries the time left.";
+
     // The state at an opening.
     StateMissing "state_missing" Surroundings AfterOperator
         "There is no state at the configured place; a node is never started empty.";

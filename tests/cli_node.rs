@@ -3,6 +3,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
 #![allow(clippy::disallowed_methods, reason = "tests write, damage and remove plain files")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
@@ -14,7 +15,7 @@ use frostkeep::client::{Client, Endpoint};
 use frostkeep::engine::Role;
 use frostkeep::roster::Roster;
 use frostkeep::tls::TlsKey;
-use frostkeep_fixtures::{SoftToken, make_token};
+use frostkeep_fixtures::{Shim, SoftToken, make_token, softhsm_module};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -44,14 +45,19 @@ impl Bench {
     }
 
     fn configure(&self, more: &str) {
+        self.configure_token(more, &self.token.uri("frostkeep").unwrap(), &self.token.environment());
+    }
+
+    fn configure_token(&self, more: &str, uri: &str, environment: &BTreeMap<String, String>) {
+        let environment: Vec<String> = environment.iter().map(|(name, value)| format!("{name} = {value:?}")).collect();
         let text = format!(
             "name = \"alpha\"\nstate = \"state\"\nroster = \"roster.toml\"\nlisten = \"127.0.0.1:0\"\n\
              address = \"alpha.example:7460\"\n{more}\n[[token]]\nuri = {:?}\nlatch_directory = {:?}\n\
              health_interval_ms = 200\nbackoff_ms_min = 20\nbackoff_ms_max = 100\n\
-             environment = {{ SOFTHSM2_CONF = {:?} }}\n",
-            self.token.uri("frostkeep").unwrap(),
+             environment = {{ {} }}\n",
+            uri,
             self.token.latch_directory(),
-            self.token.configuration(),
+            environment.join(", "),
         );
         std::fs::write(self.at("node.toml"), text).unwrap();
     }
@@ -288,6 +294,37 @@ async fn a_node_whose_token_is_away_stays_sealed_and_opens_by_itself() {
     status(&socket, |status| status.message.ready).await;
     node.signal(Signal::SIGINT);
     assert_eq!(node.ended().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_node_lives_on_when_its_module_crashes_and_status_counts_the_agents() {
+    let bench = bench();
+    bench.key();
+    let shim = Shim::new(bench.directory.path(), softhsm_module().unwrap()).unwrap();
+    let mut environment = bench.token.environment();
+    environment.extend(shim.environment());
+    bench.configure_token("", &bench.token.uri_through(shim.module(), "frostkeep"), &environment);
+    std::fs::write(bench.at("roster.toml"), bench.init()).unwrap();
+    let mut node = bench.serve(None);
+    assert!(node.listening.is_some(), "{}", node.log());
+    let socket = bench.at("state/admin.sock");
+    status(&socket, |status| status.message.ready).await;
+
+    shim.set_text("* 0 * before abort").unwrap();
+    let crashed = || shim.hits().unwrap().iter().map(|hit| hit.pid).collect::<BTreeSet<_>>().len();
+    status(&socket, |status| {
+        let outage = status.message.provider.clone().and_then(|provider| provider.outage);
+        outage.is_some_and(|outage| outage.class == "module" && crashed() >= 3)
+    })
+    .await;
+    shim.clear().unwrap();
+    status(&socket, |status| status.message.ready).await;
+    // Every one that has crashed, and the one that lives.
+    let started = u64::try_from(crashed()).unwrap() + 1;
+    let shown = object(&bench.run(&["status", "--json", "--socket", socket.to_str().unwrap()]).stdout);
+    assert_eq!(shown["nodes"][0]["provider"]["agents_started"], started, "{shown}");
+    node.signal(Signal::SIGINT);
+    assert_eq!(node.ended().code(), Some(0), "the node that was started is the one that ends");
 }
 
 #[test]

@@ -6,7 +6,8 @@
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use frostkeep_fixtures::{SoftToken, make_token};
+use frostkeep_fixtures::{SoftToken, make_token, softhsm_module};
+use frostkeep_hsm::check::finding::Code;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -163,6 +164,157 @@ fn show_asks_for_no_pin_unless_it_is_told_to_log_in() {
     bench.token.write_pin(PIN).unwrap();
     let keys = object(&bench.token("show", &["--login", "--json"]).stdout);
     assert_eq!(keys["keys"].as_array().unwrap().len(), 1);
+}
+
+/// The text with every number replaced, and columns one space apart.
+fn shape(text: &str) -> String {
+    let mut shape = String::new();
+    for line in text.lines() {
+        let words: Vec<String> = line.split_whitespace().map(without_numbers).collect();
+        shape.push_str(&words.join(" "));
+        shape.push('\n');
+    }
+    shape
+}
+
+fn without_numbers(word: &str) -> String {
+    let mut text = String::new();
+    for character in word.chars() {
+        match character {
+            '0'..='9' if text.ends_with('N') => {}
+            '0'..='9' => text.push('N'),
+            other => text.push(other),
+        }
+    }
+    text
+}
+
+#[test]
+fn check_tells_an_operator_what_the_token_gives() {
+    let bench = bench();
+    let made = object(&bench.token("init", &["--create", "--json"]).stdout);
+    let value = |of: &str, name: &str| made[of][name].as_str().unwrap().to_owned();
+    let (id, check, serial) = (value("key", "id"), value("key", "check_value"), value("token", "serial"));
+    let shown = object(&bench.token("show", &["--json"]).stdout);
+    let latch = shown["latch"]["path"].as_str().unwrap();
+    // What no loaded machine comes near.
+    let ample = ["--samples", "20", "--start-ms", "60000", "--login-ms", "60000", "--call-ms", "60000"];
+    let out = bench.token("check", &ample);
+    let module = softhsm_module().unwrap().display().to_string();
+    let replaced =
+        golden(&out, &[(&id, "ID"), (&check, "CHECK"), (&serial, "SERIAL"), (latch, "PATH"), (&module, "MODULE")]);
+    assert_eq!(
+        shape(&replaced),
+        "token vault (SoftHSM project SoftHSM vN), serial SERIAL\n\
+         versions firmware N.N, hardware N.N\n\
+         module MODULE (Implementation of PKCSN N.N, PKCS#N N.N)\n\
+         pin nothing unusual, says the token; N to N bytes\n\
+         locks never seen, SoftHSM (measured by the project: manual, operations)\n\
+         login accepted, N in this check\n\
+         latch open, a login has succeeded: PATH\n\
+         key frostkeep, id ID\n\
+         check value CHECK\n\
+         accepted yes\n\
+         kind CKK_GENERIC_SECRET, N bytes\n\
+         is sensitive, always sensitive, never extractable, local, private, token, sign, modifiable, copyable, \
+         destroyable\n\
+         is not extractable, derive\n\
+         \n\
+         PRIMITIVE LISTED SEEN\n\
+         CKM_SHAN_HMAC yes works with the configured key\n\
+         of a known key - the same as on the host\n\
+         CKM_GENERIC_SECRET_KEY_GEN yes works\n\
+         \n\
+         LOST NEXT ANSWER CURED\n\
+         sessions C_SignInit: CKR_SESSION_HANDLE_INVALID in the same call, N us\n\
+         login C_SignInit: CKR_OBJECT_HANDLE_INVALID in the same call, N us\n\
+         full re-initialisation - N us (median of N)\n\
+         \n\
+         ANCHOR CREATE US WRITE PN US MAX US READ US WORKS\n\
+         update_data N - - - no: C_SetAttributeValue: CKR_ATTRIBUTE_READ_ONLY\n\
+         replace_data N N N N yes\n\
+         set_id N N N N yes\n\
+         N writes to the token; nothing is left. Each anchor is such a write: flash wears out.\n\
+         \n\
+         LATENCY COUNT PN US PN US PN US MAX US\n\
+         seal N N N N N\n\
+         open N N N N N\n\
+         derive alone N N N N N\n\
+         \n\
+         DEADLINE MS COUNT PN US MAX US MARGIN\n\
+         start N N N N ample\n\
+         login N N N N ample\n\
+         call N N N N ample\n\
+         \n\
+         note pin_locks: SoftHSM was not seen to lock, however many wrong pins were tried\n\
+         hint nothing was tried for this: it was measured on tokens of this kind\n\
+         \n\
+         verdict usable\n"
+    );
+    let report = object(&bench.token("check", &[&ample[..], &["--json", "--no-write"]].concat()).stdout);
+    assert_eq!((&report["verdict"], &report["report_version"]), (&Value::from("usable"), &Value::from(1)));
+    assert_eq!(report["options"], serde_json::json!({"samples": 20, "login": true, "write": false}));
+    assert_eq!(report["latency"]["seal"]["count"], 20);
+    assert_eq!(report["anchor"]["set_id"]["works"], "not_tried");
+    assert_eq!(report["key"]["check_value"], check);
+}
+
+#[test]
+fn check_exits_by_whose_fault_it_is_and_prints_the_report_all_the_same() {
+    let bench = bench();
+    let few = ["--samples", "2", "--json"];
+    // Without a key a token is usable, with a warning.
+    let out = bench.token("check", &few);
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+    assert_eq!(object(&out.stdout)["verdict"], "usable_with_warnings");
+    let codes = |report: &Value| -> Vec<String> {
+        report["findings"].as_array().unwrap().iter().map(|found| found["code"].as_str().unwrap().to_owned()).collect()
+    };
+    assert!(codes(&object(&out.stdout)).contains(&"key_missing".to_owned()));
+
+    // Two keys: the token is at fault.
+    let away = bench.directory.path().join("away");
+    bench.token("init", &["--create"]);
+    bench.token.take_objects(&away).unwrap();
+    bench.token("init", &["--create"]);
+    bench.token.put_objects(&away).unwrap();
+    let out = bench.token("check", &few);
+    assert_eq!(out.status.code(), Some(3));
+    assert_eq!(object(&out.stdout)["verdict"], "not_usable");
+    let refused = object(&out.stderr);
+    assert_eq!(refused["error"]["reason"], "invalid_request");
+    assert!(refused["error"]["problem"].as_str().unwrap().contains("key_not_unique"), "{refused}");
+
+    // A wrong pin: the surroundings are, once.
+    bench.token.write_pin("a-wrong-pin").unwrap();
+    for (code, logins) in [("pin_refused", 1), ("login_latched", 0)] {
+        let out = bench.token("check", &few);
+        assert_eq!(out.status.code(), Some(4), "{code}");
+        let report = object(&out.stdout);
+        assert_eq!((&report["latch"]["latched"], &report["pin"]["logins"]), (&Value::Bool(true), &Value::from(logins)));
+        assert!(codes(&report).contains(&code.to_owned()), "{report}");
+        assert!(object(&out.stderr)["error"]["hint"].as_str().unwrap().contains("token unlatch"));
+        assert!(!text(&out.stdout).contains("a-wrong-pin") && !text(&out.stderr).contains("a-wrong-pin"));
+    }
+    // What needs no pin is still told.
+    let out = bench.token("check", &["--no-login"]);
+    assert_eq!(out.status.code(), Some(0));
+    assert!(text(&out.stdout).contains("\nlogin        not tried: not asked for\n"), "{}", text(&out.stdout));
+
+    for samples in ["0", "10001"] {
+        assert_eq!(bench.token("check", &["--samples", samples]).status.code(), Some(2));
+    }
+}
+
+#[test]
+fn the_manual_has_every_finding_of_a_check() {
+    let manual = include_str!("../src/manual/operations.md");
+    for code in Code::ALL {
+        let (level, fault) = (serde_json::json!(code.level()), serde_json::json!(code.fault()));
+        let (level, fault) = (level.as_str().unwrap(), fault.as_str().unwrap());
+        let row = format!("| `{}` | {level} | {fault} | {} |", code.name(), code.hint());
+        assert!(manual.contains(&row), "the manual has no row {row}");
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //! what is fresh is refused with class, since and next try; the round that was caught in flight comes out as itself.
 //!
 //! Method: SoftHSM behind a `p11-kit server` that is stopped with its children, or killed; the token directory moved away;
-//! the token agent stopped. Latencies are compared with those of the healthy run in the same test.
+//! the token agent stopped; a module that aborts. Latencies are compared with those of the healthy run in the same test.
 #![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::disallowed_methods)]
 
 mod kit;
@@ -45,23 +45,23 @@ enum Fault {
     Hangs,
     /// Every call fails.
     Gone,
+    /// The process of the module aborts at every call.
+    Crashes,
 }
 
 fn begin(token: &mut Token, fault: Fault) {
-    match (fault, token) {
-        (Fault::Hangs, Token::Remote(_, server)) => server.stop().unwrap(),
-        (Fault::Hangs, Token::Scripted(handle)) => handle.hang(),
-        (Fault::Hangs, Token::Soft(_)) => panic!("a moved directory does not hang"),
-        (Fault::Gone, token) => token.take_away(),
+    match fault {
+        Fault::Hangs => token.hang(),
+        Fault::Gone => token.take_away(),
+        Fault::Crashes => token.shim().set_text("* 0 * before abort").unwrap(),
     }
 }
 
 fn end(token: &mut Token, fault: Fault) {
-    match (fault, token) {
-        (Fault::Hangs, Token::Remote(_, server)) => server.resume().unwrap(),
-        (Fault::Hangs, Token::Scripted(handle)) => handle.release(),
-        (Fault::Hangs, Token::Soft(_)) => panic!("a moved directory does not hang"),
-        (Fault::Gone, token) => token.bring_back(),
+    match fault {
+        Fault::Hangs => token.go_on(),
+        Fault::Gone => token.bring_back(),
+        Fault::Crashes => token.shim().clear().unwrap(),
     }
 }
 
@@ -300,8 +300,10 @@ async fn an_outage_is_survived(kind: Kind, fault: Fault) {
     assert_eq!(refusal.reason(), Reason::KeyProviderUnavailable);
     assert!(took < SOON, "refused after {took:?}");
     let since = told(&refusal).0.since;
-    if fault == Fault::Hangs {
-        assert_eq!(told(&refusal).0.class, OutageClass::Deadline);
+    match fault {
+        Fault::Hangs => assert_eq!(told(&refusal).0.class, OutageClass::Deadline),
+        Fault::Crashes => assert_eq!(told(&refusal).0.class, OutageClass::Module),
+        Fault::Gone => {}
     }
     let refusal = tells_what_status_tells(&engine, &caught, Reason::RoundNotDurable, true).await;
     assert_eq!(told(&refusal).0.since, since, "one outage has one beginning");
@@ -356,6 +358,32 @@ async fn a_killed_token_delays_no_durable_round_and_one_that_is_started_again_he
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_token_directory_that_is_moved_away_delays_no_durable_round_and_heals_when_it_is_back() {
     an_outage_is_survived(Kind::Soft, Fault::Gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_module_that_crashes_at_every_call_delays_no_durable_round_and_heals_when_it_does_not() {
+    an_outage_is_survived(Kind::Shimmed, Fault::Crashes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_module_that_crashes_now_and_then_costs_no_round_and_every_agent_is_counted() {
+    let scene = Scene::new(Kind::Shimmed).await;
+    let (engine, shim) = (scene.engine(), scene.cluster.nodes[0].token.shim());
+    let before = engine.status().health;
+    // In a seal: before the token is asked, and after it has answered.
+    for (crash, rule) in (1..).zip(["C_SignInit 0 1 before abort", "C_Sign 1 1 after abort", "C_Sign 3 1 after abort"])
+    {
+        shim.set_text(rule).unwrap();
+        let fresh = request(&scene.cluster, &format!("crash-{crash}"), crash);
+        let reply = start(&engine, &fresh).await.unwrap();
+        assert_eq!(shim.struck(1).unwrap(), 1, "{rule}");
+        let health = engine.status().health;
+        assert_eq!((health.agents_started, health.outages), (before.agents_started + u64::from(crash), before.outages));
+        assert_eq!(durable_part(&start(&engine, &fresh).await.unwrap()), durable_part(&reply));
+        for (request, bytes) in &scene.rounds {
+            assert_eq!(durable_part(&start(&engine, request).await.unwrap()), *bytes);
+        }
+    }
 }
 
 /// Token agents of this process: its children by that name.

@@ -10,10 +10,11 @@ use std::time::Duration;
 use frostkeep::node::{Node, NodeConfig, Phase, init};
 use frostkeep::store::{Next, NotOpened, OpenError, Opening, Position, Strength, create_over};
 use frostkeep_hsm::clock::SystemClock;
-use frostkeep_hsm::health::Health;
+use frostkeep_hsm::health::{Health, TokenHealth};
 use frostkeep_hsm::outage::Backoff;
 use frostkeep_hsm::provider::{
-    AnchorRead, AnchorValue, DataKey, KeyDescriptor, KeyProvider, SealedObject, Unavailable, UnwrapError, Wrap,
+    AnchorRead, AnchorValue, DataKey, KeyDescriptor, KeyName, KeyProvider, SealedObject, Unavailable, UnwrapError,
+    Waker, Wrap,
 };
 use frostkeep_hsm::scripted::ScriptedHandle;
 use frostkeep_hsm::sealer::{Provider, Timing};
@@ -72,11 +73,20 @@ impl KeyProvider for Elsewhere {
     fn health(&self) -> Health {
         self.0.health()
     }
+    fn tokens(&self) -> Vec<TokenHealth> {
+        self.0.tokens()
+    }
+    fn set_waker(&mut self, waker: Waker) {
+        self.0.set_waker(waker);
+    }
     fn tick(&mut self) -> Duration {
         self.0.tick()
     }
     fn wrap(&mut self, object: &SealedObject, key: &DataKey) -> Result<Vec<Wrap>, Unavailable> {
         self.0.wrap(object, key)
+    }
+    fn wrap_under(&mut self, name: KeyName, object: &SealedObject, key: &DataKey) -> Result<Wrap, Unavailable> {
+        self.0.wrap_under(name, object, key)
     }
     fn unwrap(&mut self, _: &SealedObject, wraps: &[Wrap]) -> Result<DataKey, UnwrapError> {
         self.1.fetch_add(1, Ordering::SeqCst);

@@ -1,6 +1,7 @@
 //! Every `CKR_*` code, classified. The match is exhaustive, without a wildcard: `RvError` is not `non_exhaustive`, so a
 //! code that a later version of `cryptoki` adds does not compile until somebody has thought about it.
 
+use cryptoki::context::Function;
 use cryptoki::error::{Error, RvError};
 
 use crate::token::{FaultClass, TokenError};
@@ -214,6 +215,27 @@ pub fn name(code: &RvError) -> String {
         RvError::UnknownErrorCode(number) => return format!("CKR(0x{number:x})"),
     };
     name.to_owned()
+}
+
+/// What a token in a drill answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sample {
+    /// `CKR_DEVICE_REMOVED`, of a keyed call.
+    DeviceRemoved,
+    /// `CKR_USER_NOT_LOGGED_IN`, of a keyed call.
+    UserNotLoggedIn,
+    /// `CKR_PIN_INCORRECT`, of a login.
+    PinIncorrect,
+}
+
+/// The same error as a module's own answer of that code: it is classified in the same place.
+pub(crate) fn sample(answer: Sample) -> TokenError {
+    let (code, function) = match answer {
+        Sample::DeviceRemoved => (RvError::DeviceRemoved, Function::Sign),
+        Sample::UserNotLoggedIn => (RvError::UserNotLoggedIn, Function::Sign),
+        Sample::PinIncorrect => (RvError::PinIncorrect, Function::Login),
+    };
+    classify(&Error::Pkcs11(code, function), "drill")
 }
 
 /// An error of `cryptoki`, classified.

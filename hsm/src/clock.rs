@@ -39,6 +39,13 @@ impl SystemClock {
     }
 }
 
+impl SystemClock {
+    /// Microseconds since the clock was made, for measurements.
+    pub fn now_us(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+}
+
 impl Default for SystemClock {
     fn default() -> Self {
         Self::new()
@@ -53,6 +60,23 @@ impl Clock for SystemClock {
     #[allow(clippy::disallowed_methods, reason = "the one place")]
     fn unix_seconds(&self) -> u64 {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+}
+
+/// Measures how long something takes, for reports. Nothing is decided by it.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Starts now.
+    #[allow(clippy::disallowed_methods, reason = "the one place")]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Time since the start.
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::outage::Backoff;
+use crate::tokens::TOKENS_MAX;
 use crate::uri::{TokenUri, UriError};
 
 /// Variables that an agent's environment may have.
@@ -126,6 +127,23 @@ pub enum ConfigError {
         /// The path.
         path: PathBuf,
     },
+    /// Fewer than one token, or too many.
+    #[error("{0} tokens, 1 to {TOKENS_MAX} are allowed")]
+    Tokens(usize),
+    /// Two tokens of the same name.
+    #[error("two tokens have the uri {0}")]
+    TokenTwice(String),
+    /// More wraps than tokens, or none.
+    #[error("min_wraps is {min_wraps}, 1 to the number of tokens, {tokens}, is allowed")]
+    MinWraps {
+        /// What was given.
+        min_wraps: usize,
+        /// Tokens configured.
+        tokens: usize,
+    },
+    /// The system gives no thread.
+    #[error("no thread for a token: {0}")]
+    NoThread(String),
     /// A time outside its bounds.
     #[error("{name} is {value} ms, {min} to {max} are allowed")]
     Interval {

@@ -1,6 +1,7 @@
 //! What the rest of the node may know of the key provider.
 
 use crate::clock::Millis;
+use crate::provider::KeyDescriptor;
 
 /// State of the outage machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,6 +75,19 @@ pub struct Outage {
     pub detail: String,
     /// Which token.
     pub token: String,
+}
+
+/// One token of a provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenHealth {
+    /// Its configured name.
+    pub name: String,
+    /// State of its outage machine.
+    pub state: ProviderState,
+    /// Its outage, in every state but `Ready` and `Suspect`.
+    pub outage: Option<Outage>,
+    /// Its open keys; the first one seals.
+    pub keys: Vec<KeyDescriptor>,
 }
 
 /// The provider's state, cheap to copy out.

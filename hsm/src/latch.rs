@@ -102,9 +102,16 @@ fn hash(salt: &[u8; 32], pin: &Pin) -> Zeroizing<[u8; 32]> {
     hash
 }
 
+/// Where a latch is kept.
+enum Kept {
+    InFile,
+    InRam(LatchState),
+}
+
 /// The latch of one token.
 pub struct Latch {
     path: PathBuf,
+    kept: Kept,
     refused: Option<Tried>,
     // What this process knows and the disk did not take: written at the next login.
     owed: Option<LatchState>,
@@ -114,7 +121,14 @@ impl Latch {
     /// The latch of the token with this serial number, in `directory`.
     pub fn new(directory: &Path, serial: &str) -> Self {
         let name: String = serial.bytes().map(|byte| format!("{byte:02x}")).collect();
-        Self { path: directory.join(format!("token-{name}.latch")), refused: None, owed: None }
+        Self { path: directory.join(format!("token-{name}.latch")), kept: Kept::InFile, refused: None, owed: None }
+    }
+
+    /// A latch for one drill, of a token to which logins have succeeded: it acts as the other does, never touches a file, and is gone
+    /// with the drill.
+    pub fn of_drill() -> Self {
+        let state = LatchState { latched: false, succeeded: true, begun: 0 };
+        Self { path: PathBuf::new(), kept: Kept::InRam(state), refused: None, owed: None }
     }
 
     /// The file.
@@ -127,6 +141,9 @@ impl Latch {
     /// # Errors
     /// [`LatchError::File`]; [`LatchError::Latched`] when it does not parse.
     pub fn state(&self) -> Result<LatchState, LatchError> {
+        if let Kept::InRam(state) = &self.kept {
+            return Ok(*state);
+        }
         let file = match File::options().read(true).open(&self.path) {
             Ok(file) => file,
             Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
@@ -229,8 +246,12 @@ impl Latch {
         Ok(())
     }
 
-    /// Replaces the file, synced, with its directory.
-    fn write(&self, state: &LatchState) -> Result<(), LatchError> {
+    /// Replaces the file, synced, with its directory; of a drill's latch what is in RAM.
+    fn write(&mut self, state: &LatchState) -> Result<(), LatchError> {
+        if let Kept::InRam(kept) = &mut self.kept {
+            *kept = *state;
+            return Ok(());
+        }
         replace(&self.path, render(state).as_bytes()).map_err(|cause| self.unusable(cause))
     }
 
@@ -361,6 +382,21 @@ mod tests {
         latch.succeeded().unwrap();
         assert_eq!(latch.state().unwrap(), LatchState { latched: false, succeeded: true, begun: 0 });
         restarted.begin(&right).unwrap();
+    }
+
+    #[test]
+    fn a_drill_s_latch_stops_every_login_with_that_pin_too_and_touches_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, other) = (pin(directory.path(), "one"), pin(directory.path(), "other"));
+        let mut latch = Latch::of_drill();
+        latch.begin(&one).unwrap();
+        latch.refused(&one, &mut crate::entropy::os()).unwrap();
+        assert!(matches!(latch.begin(&one), Err(LatchError::Refused)));
+        latch.begin(&other).unwrap();
+        latch.refused(&other, &mut crate::entropy::os()).unwrap();
+        assert_eq!(latch.state().unwrap(), LatchState { latched: true, succeeded: true, begun: 0 });
+        assert!(!latch.path().exists());
+        assert!(matches!(Latch::of_drill().begin(&one), Ok(())), "the next drill knows nothing of it");
     }
 
     #[test]

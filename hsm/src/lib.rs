@@ -6,15 +6,19 @@
 //! ```
 //!
 //! - [`provider`], [`health`]: what the store asks for, what everybody may know
+//! - [`tokens`]: several tokens as one provider, each on a thread of its own
 //! - [`sealer`], [`outage`], [`scheme`]: scheme `hmac` behind the outage machine
 //! - [`token`], [`pkcs11_token`], [`supervisor`], [`latch`], [`pin`], [`uri`], [`config`]: one real token, from the node's side
 //! - [`agent`], [`classify`]: the process that loads the module
-//! - [`provision`]: `token init`, `show`, `unlatch`
+//! - [`drill`]: outages that the agent plays
+//! - [`provision`]: `token init`, `show`, `unlatch`; [`check`]: `token check`
 
 pub mod agent;
+pub mod check;
 pub mod classify;
 pub mod clock;
 pub mod config;
+pub mod drill;
 pub mod entropy;
 pub mod health;
 pub mod latch;
@@ -30,4 +34,5 @@ pub mod scripted;
 pub mod sealer;
 pub mod supervisor;
 pub mod token;
+pub mod tokens;
 pub mod uri;

@@ -1,4 +1,7 @@
-//! The PKCS#11 module, inside the agent. The only file that calls `cryptoki`.
+//! The PKCS#11 module, inside the agent. This file and those below it are the only ones that call `cryptoki`.
+
+mod anchor;
+mod examine;
 
 use cryptoki::context::{CInitializeArgs, CInitializeFlags, Pkcs11};
 use cryptoki::error::{Error, RvError};
@@ -92,7 +95,17 @@ impl Module {
         let mut found = Vec::with_capacity(handles.len());
         for handle in handles {
             let number = u32::try_from(self.keys.len()).unwrap_or(u32::MAX);
-            found.push(describe(session, handle, number)?);
+            let key = describe(session, handle, number)?;
+            // Id and check value name the key for ever: with one wrong bit, what is sealed under that name is lost.
+            if describe(session, handle, number)? != key {
+                return Err(answers_differ("find"));
+            }
+            let fits = id.is_none_or(|id| key.id == id) && label.is_none_or(|label| trim(&key.label) == trim(label));
+            if !fits {
+                let detail = format!("a key named {:?} was found that was not asked for", key.label);
+                return Err(TokenError::new(FaultClass::Integrity, "find", "key_unasked", detail));
+            }
+            found.push(key);
             self.keys.push(handle);
         }
         Ok(found)
@@ -117,23 +130,8 @@ impl Module {
             return Err(TokenError::new(FaultClass::Usage, "create_key", "name_length", detail));
         }
         let session = self.session.as_ref().ok_or_else(|| not_connected("create_key"))?;
-        let template = [
-            Attribute::Class(ObjectClass::SECRET_KEY),
-            Attribute::KeyType(KeyType::GENERIC_SECRET),
-            Attribute::Token(true),
-            Attribute::Private(true),
-            Attribute::Sensitive(true),
-            Attribute::Extractable(false),
-            Attribute::Sign(true),
-            Attribute::Encrypt(false),
-            Attribute::Decrypt(false),
-            Attribute::Wrap(false),
-            Attribute::Unwrap(false),
-            Attribute::Derive(false),
-            Attribute::Label(label.as_bytes().to_vec()),
-            Attribute::Id(id.to_vec()),
-            Attribute::ValueLen(32.into()),
-        ];
+        let mut template = sealing_key(label);
+        template.extend([Attribute::Token(true), Attribute::Id(id.to_vec())]);
         let made = session.generate_key(&Mechanism::GenericSecretKeyGen, &template);
         made.map(drop).map_err(|error| classify(&error, "create_key"))
     }
@@ -154,6 +152,35 @@ fn initialized(finalized: Result<(), Error>, initialized: Result<(), Error>) -> 
         (_, Ok(())) | (Ok(()), Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _))) => Ok(()),
         (_, Err(error)) => Err(classify(&error, "initialize")),
     }
+}
+
+/// Asked twice, the token gave two answers: neither is believed.
+fn answers_differ(operation: &str) -> TokenError {
+    TokenError::new(
+        FaultClass::Integrity,
+        operation,
+        "answers_differ",
+        "the token answered the same question in two ways",
+    )
+}
+
+/// A sealing key, whether it stays or ends with its session.
+fn sealing_key(label: &str) -> Vec<Attribute> {
+    vec![
+        Attribute::Class(ObjectClass::SECRET_KEY),
+        Attribute::KeyType(KeyType::GENERIC_SECRET),
+        Attribute::Private(true),
+        Attribute::Sensitive(true),
+        Attribute::Extractable(false),
+        Attribute::Sign(true),
+        Attribute::Encrypt(false),
+        Attribute::Decrypt(false),
+        Attribute::Wrap(false),
+        Attribute::Unwrap(false),
+        Attribute::Derive(false),
+        Attribute::Label(label.as_bytes().to_vec()),
+        Attribute::ValueLen(32.into()),
+    ]
 }
 
 fn not_connected(operation: &str) -> TokenError {
@@ -216,7 +243,11 @@ fn find_token(module: &Pkcs11, selector: &TokenSelector) -> Result<(Slot, TokenI
         }
     }
     match (found, matches, failed) {
-        (Some(found), 1, _) => Ok(found),
+        // Its serial number names the latch of its PIN, and its flags say whether a login is safe.
+        (Some((slot, info)), 1, _) => match describe_token(module, slot, selector)? {
+            Some(again) if again == info => Ok((slot, info)),
+            _ => Err(answers_differ("find_token")),
+        },
         (Some(_), several, _) => {
             let detail = format!("{several} tokens match; name the serial number");
             Err(TokenError::new(FaultClass::Usage, "find_token", "token_not_unique", detail))

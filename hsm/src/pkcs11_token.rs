@@ -1,9 +1,13 @@
 //! A real token: agent, latch and PIN behind the trait [`Token`].
 
+mod examining;
+mod played;
+
 use std::path::PathBuf;
 
 use crate::agent::protocol::{FoundKey, Reply, Request, TokenSelector};
 use crate::config::{ConfigError, Deadlines, TokenConfig};
+use crate::drill::{Drill, DrillKind, DrillSwitch};
 use crate::entropy::Entropy;
 use crate::latch::{Latch, LatchError};
 use crate::pin;
@@ -12,6 +16,11 @@ use crate::scheme;
 use crate::supervisor::{Answer, Supervisor};
 use crate::token::{Derived, FaultClass, Opened, Token, TokenError, TokenInfo};
 use crate::uri::{PinSource, TokenUri};
+
+/// Code of an error: the token is locked, whatever the PIN.
+pub const PIN_LOCKED: &str = "pin_locked";
+/// Code of an error: the token says that one more wrong PIN locks it.
+pub const PIN_FINAL_TRY: &str = "pin_final_try";
 
 /// A PKCS#11 token in a supervised agent.
 pub struct Pkcs11Token {
@@ -22,6 +31,9 @@ pub struct Pkcs11Token {
     credentials_directory: Option<PathBuf>,
     latch_directory: PathBuf,
     latch: Option<(String, Latch)>,
+    drills: Option<DrillSwitch>,
+    // The drill that is played, with its latch: the token's own is not touched.
+    drilled: Option<(Drill, Latch)>,
     deadlines: Deadlines,
     supervisor: Supervisor,
     logins: u64,
@@ -51,6 +63,8 @@ impl Pkcs11Token {
             credentials_directory: std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from),
             latch_directory: config.latch_directory.clone(),
             latch: None,
+            drills: None,
+            drilled: None,
             deadlines: config.deadlines,
             supervisor: Supervisor::new(config.agent_command()?, config.environment.clone()),
             logins: 0,
@@ -58,6 +72,12 @@ impl Pkcs11Token {
             keys: Vec::new(),
             uri,
         })
+    }
+
+    /// The same, which plays the drills of `drills`.
+    #[must_use]
+    pub fn with_drills(self, drills: DrillSwitch) -> Self {
+        Self { drills: Some(drills), ..self }
     }
 
     /// Process id of the live agent.
@@ -77,6 +97,10 @@ impl Pkcs11Token {
 
     /// Full re-initialisation, without a login.
     pub(crate) fn connect(&mut self) -> Result<TokenInfo, TokenError> {
+        self.connected(None)
+    }
+
+    fn connected(&mut self, play: Option<&Drill>) -> Result<TokenInfo, TokenError> {
         self.keys.clear();
         self.supervisor.ensure_started(self.deadlines.start())?;
         let token = TokenSelector {
@@ -87,8 +111,13 @@ impl Pkcs11Token {
             slot: self.uri.slot_id,
         };
         let request = Request::Connect { module: self.module.clone(), token };
-        match self.supervisor.call(&request, &[], self.deadlines.start()) {
-            Ok(Answer::Reply(Reply::Token(info))) => Ok(info),
+        match self.ask(play, &request, &[], self.deadlines.start()) {
+            Ok(Answer::Reply(Reply::Token(info))) => {
+                if let (Some(drills), None) = (&self.drills, play) {
+                    drills.note_token(&info);
+                }
+                Ok(info)
+            }
             Ok(_) => Err(self.supervisor.confused("connect")),
             Err(error) => Err(self.restart_after(error)),
         }
@@ -106,11 +135,15 @@ impl Pkcs11Token {
     /// Logs in, when the latch and the token's own flags allow it. `info` is the token's answer of a moment ago: a login is never
     /// the first thing that a token is asked.
     pub(crate) fn login(&mut self, info: &TokenInfo) -> Result<(), TokenError> {
+        self.logged_in(None, info)
+    }
+
+    fn logged_in(&mut self, play: Option<&Drill>, info: &TokenInfo) -> Result<(), TokenError> {
         if info.pin_locked || info.pin_final_try {
             let (code, detail) = if info.pin_locked {
-                ("pin_locked", "the token says that the pin is locked")
+                (PIN_LOCKED, "the token says that its pin is locked; no login is tried before it says otherwise")
             } else {
-                ("pin_final_try", "the token says that one more wrong pin locks it; log in once with another tool")
+                (PIN_FINAL_TRY, "the token says that one more wrong pin locks it; log in once with another tool")
             };
             return Err(TokenError::new(FaultClass::Credential, "login", code, detail));
         }
@@ -121,13 +154,17 @@ impl Pkcs11Token {
             }
             TokenError::new(FaultClass::Usage, "read_pin", "pin_not_read", detail)
         })?;
+        if play.is_some_and(|drill| drill.kind != DrillKind::Slow) {
+            return self.played_login(play, &pin);
+        }
         let latch = self.latch(&info.serial);
         latch.begin(&pin).map_err(|cause| latch_error(&cause))?;
         let lock = latch.path().with_extension("lock");
         self.logins += 1;
-        let answer = match self.supervisor.call(&Request::Login { lock }, pin.expose(), self.deadlines.login()) {
+        let answer = match self.ask(play, &Request::Login { lock }, pin.expose(), self.deadlines.login()) {
             Ok(Answer::Reply(Reply::Done)) => Ok(()),
             Ok(_) => Err(self.supervisor.confused("login")),
+            Err(error) if error.code == "CKR_PIN_LOCKED" => Err(locked(&error)),
             Err(error) => Err(error),
         };
         let Some((_, latch)) = self.latch.as_mut() else {
@@ -136,6 +173,8 @@ impl Pkcs11Token {
         let noted = match &answer {
             Ok(()) => latch.succeeded(),
             Err(error) => match error.class {
+                // It has looked at no PIN, so that nothing is known of this one.
+                FaultClass::Credential if error.code == PIN_LOCKED => latch.answered(),
                 FaultClass::Credential => latch.refused(&pin, self.entropy.as_mut()),
                 // Unanswered: the mark stays.
                 FaultClass::Deadline => Ok(()),
@@ -152,7 +191,16 @@ impl Pkcs11Token {
 
     /// Keys by label and id.
     pub(crate) fn find(&mut self, label: Option<String>, id: Option<Vec<u8>>) -> Result<Vec<FoundKey>, TokenError> {
-        match self.supervisor.call(&Request::Find { label, id }, &[], self.deadlines.call()) {
+        self.found(None, label, id)
+    }
+
+    fn found(
+        &mut self,
+        play: Option<&Drill>,
+        label: Option<String>,
+        id: Option<Vec<u8>>,
+    ) -> Result<Vec<FoundKey>, TokenError> {
+        match self.ask(play, &Request::Find { label, id }, &[], self.deadlines.call()) {
             Ok(Answer::Reply(Reply::Keys(keys))) => Ok(keys),
             Ok(_) => Err(self.supervisor.confused("find")),
             Err(error) => Err(self.restart_after(error)),
@@ -179,8 +227,8 @@ impl Pkcs11Token {
     }
 
     /// The one key that the URI names.
-    fn find_named(&mut self) -> Result<FoundKey, TokenError> {
-        let found = self.find(self.uri.object.clone(), self.uri.id.clone())?;
+    fn find_named(&mut self, play: Option<&Drill>) -> Result<FoundKey, TokenError> {
+        let found = self.found(play, self.uri.object.clone(), self.uri.id.clone())?;
         match <[FoundKey; 1]>::try_from(found) {
             Ok([key]) if key.id.is_empty() => {
                 Err(TokenError::new(FaultClass::Usage, "find", "key_without_id", "the key needs a CKA_ID"))
@@ -191,10 +239,10 @@ impl Pkcs11Token {
     }
 
     /// Those of `required` that are here, the configured one first.
-    fn find_required(&mut self, required: &[KeyDescriptor]) -> Result<Vec<FoundKey>, TokenError> {
+    fn find_required(&mut self, play: Option<&Drill>, required: &[KeyDescriptor]) -> Result<Vec<FoundKey>, TokenError> {
         let mut open: Vec<FoundKey> = Vec::new();
         for wanted in required.iter().filter(|wanted| wanted.scheme == scheme::HMAC) {
-            let found = self.find(None, Some(wanted.id.clone()))?;
+            let found = self.found(play, None, Some(wanted.id.clone()))?;
             match <[FoundKey; 1]>::try_from(found) {
                 Ok([key]) if key.check_value == wanted.check_value => {
                     guarded(&key)?;
@@ -215,7 +263,11 @@ impl Pkcs11Token {
         }
         if open.is_empty() {
             let ids: Vec<String> = required.iter().map(|key| hex(&key.id)).collect();
-            let others = self.find(self.uri.object.clone(), self.uri.id.clone())?;
+            let others = self.found(play, self.uri.object.clone(), self.uri.id.clone())?;
+            if others.iter().any(|other| required.iter().any(|key| key.id == other.id)) {
+                let detail = "a key that one search did not find was found by the next";
+                return Err(TokenError::new(FaultClass::Integrity, "find", "answers_differ", detail));
+            }
             let (code, seen) = match others.first() {
                 Some(other) => ("key_changed", format!("; key {} answers under its name", hex(&other.id))),
                 None => ("key_missing", String::new()),
@@ -239,9 +291,12 @@ impl Token for Pkcs11Token {
     }
 
     fn open(&mut self, required: &[KeyDescriptor]) -> Result<Opened, TokenError> {
-        let info = self.connect()?;
-        self.login(&info)?;
-        let found = if required.is_empty() { vec![self.find_named()?] } else { self.find_required(required)? };
+        let play = self.playing();
+        let play = play.as_ref();
+        let info = self.connected(play)?;
+        self.logged_in(play, &info)?;
+        let found =
+            if required.is_empty() { vec![self.find_named(play)?] } else { self.find_required(play, required)? };
         self.keys = found.iter().map(|key| key.key).collect();
         let keys = found.into_iter().map(|key| descriptor(key, &info)).collect();
         Ok(Opened { info, keys })
@@ -251,7 +306,8 @@ impl Token for Pkcs11Token {
         let Some(key) = self.keys.get(key).copied() else {
             return Err(TokenError::new(FaultClass::Session, "derive", "not_open", ""));
         };
-        match self.supervisor.call(&Request::Derive { key }, input, self.deadlines.call()) {
+        let play = self.playing();
+        match self.ask(play.as_ref(), &Request::Derive { key }, input, self.deadlines.call()) {
             Ok(Answer::Derived(derived)) => Ok(derived),
             Ok(Answer::Reply(_)) => Err(self.supervisor.confused("derive")),
             Err(error) => Err(self.restart_after(error)),
@@ -268,6 +324,10 @@ impl Token for Pkcs11Token {
 
     fn agents_started(&self) -> u64 {
         self.supervisor.started()
+    }
+
+    fn drills(&self) -> Option<DrillSwitch> {
+        self.drills.clone()
     }
 }
 
@@ -297,6 +357,13 @@ pub(crate) fn guarded(key: &FoundKey) -> Result<(), TokenError> {
 fn not_one(found: usize, name: &str) -> TokenError {
     let code = if found == 0 { "key_missing" } else { "key_not_unique" };
     TokenError::new(FaultClass::Key, "find", code, format!("{found} keys match {name}, exactly one must"))
+}
+
+/// A token that is locked though the latch let this login through: nobody has entered a wrong PIN here since the last that was right.
+fn locked(error: &TokenError) -> TokenError {
+    let detail = "CKR_PIN_LOCKED: the token is locked and looks at no pin, not at the right one either; none was refused here. \
+                  Somebody else's tries, or a TPM's lock-out after power losses: tried again until the token's lock ends";
+    TokenError::new(FaultClass::Credential, &error.operation, PIN_LOCKED, detail)
 }
 
 fn latch_error(cause: &LatchError) -> TokenError {
@@ -425,6 +492,60 @@ mod tests {
             assert_eq!(latch.begin(&pin).is_err(), owed.latched);
             assert_eq!(latch.state().unwrap(), owed);
         }
+    }
+
+    /// A clock that goes on by ten milliseconds with each look at it.
+    #[derive(Default)]
+    struct Stepping(std::sync::atomic::AtomicU64);
+
+    impl crate::clock::Clock for Stepping {
+        fn now(&self) -> crate::clock::Millis {
+            crate::clock::Millis(self.0.fetch_add(10, std::sync::atomic::Ordering::SeqCst))
+        }
+
+        fn unix_seconds(&self) -> u64 {
+            0
+        }
+    }
+
+    #[test]
+    fn a_drill_that_ends_in_the_middle_of_an_opening_is_followed_by_no_login_of_the_token() {
+        let directory = tempfile::tempdir().unwrap();
+        let refused = TokenError::new(FaultClass::Credential, "C_Login", "CKR_PIN_INCORRECT", "");
+        let replies = [Reply::Done, Reply::Token(info(false, false)), Reply::Failed(refused)];
+        let token = replying(directory.path(), &replies);
+        let config = TokenConfig::new("pkcs11:token=a", std::collections::BTreeMap::new(), "/latch".into());
+        let drills = DrillSwitch::new(std::slice::from_ref(&config), std::sync::Arc::new(Stepping::default()));
+        drills.note_token(&info(false, false));
+        let mut token = token.with_drills(drills.clone());
+        // The first look sees it on, the second over.
+        drills.begin([1; 16], DrillKind::Pin, 15, "a test").unwrap();
+        let error = token.open(&[]).unwrap_err();
+        assert_eq!(error.operation, "drill: C_Login", "{error}");
+        assert_eq!((token.logins(), drills.on()), (0, None));
+        assert!(!token.latch("0123").path().exists());
+    }
+
+    #[test]
+    fn a_token_that_is_locked_says_nothing_of_the_pin() {
+        let directory = tempfile::tempdir().unwrap();
+        let locked = TokenError::new(FaultClass::Credential, "C_Login", "CKR_PIN_LOCKED", "");
+        let answers = [Reply::Failed(locked.clone()), Reply::Failed(locked), Reply::Done];
+        let replies: Vec<_> = [Reply::Done, Reply::Token(info(false, false))].into_iter().chain(answers).collect();
+        let mut token = replying(directory.path(), &replies);
+        let info = token.connect().unwrap();
+        for logins in 1..=2 {
+            let error = token.login(&info).unwrap_err();
+            assert_eq!((error.class, error.code.as_str()), (FaultClass::Credential, PIN_LOCKED));
+            assert!(
+                error.detail.contains("CKR_PIN_LOCKED") && error.detail.contains("none was refused here"),
+                "{error}"
+            );
+            assert_eq!(token.logins(), logins);
+            assert_eq!(token.latch("0123").state().unwrap(), LatchState::default(), "neither latched nor unanswered");
+        }
+        // The same pin, when the token's own lock has ended.
+        token.login(&info).unwrap();
     }
 
     fn info(pin_final_try: bool, pin_locked: bool) -> TokenInfo {

@@ -1,11 +1,13 @@
 //! What the store asks of a key provider: to wrap and unwrap data keys, to anchor, to heal.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::health::{Health, Outage};
+use crate::drill::DrillSwitch;
+use crate::health::{Health, Outage, TokenHealth};
 
 /// A fresh 32-byte AEAD key for one sealed object. Wiped on drop, never printed.
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -118,6 +120,9 @@ pub enum AnchorRead {
     Value(AnchorValue),
 }
 
+/// Told when something has changed that those who wait may wait for.
+pub type Waker = Arc<dyn Fn() + Send + Sync>;
+
 /// A key provider: one or more tokens behind an outage machine. Owned by the persister's thread; every call has a
 /// deadline, and every failure is an [`Outage`].
 pub trait KeyProvider: Send {
@@ -130,6 +135,12 @@ pub trait KeyProvider: Send {
     /// The state of the outage machine.
     fn health(&self) -> Health;
 
+    /// Each of its tokens, the primary first.
+    fn tokens(&self) -> Vec<TokenHealth>;
+
+    /// Who is told when a token has come or gone. A provider that only works when it is asked has nothing to tell.
+    fn set_waker(&mut self, _waker: Waker) {}
+
     /// Does what is due: the first connection, a probe, the health call. Returns the time until something is due again
     /// (at most a health interval).
     fn tick(&mut self) -> Duration;
@@ -139,6 +150,12 @@ pub trait KeyProvider: Send {
     /// # Errors
     /// [`Unavailable`] when no token can; nothing was written then.
     fn wrap(&mut self, object: &SealedObject, key: &DataKey) -> Result<Vec<Wrap>, Unavailable>;
+
+    /// Wraps `key` under the open token key `name` alone: so is caught up what was sealed while its token was away.
+    ///
+    /// # Errors
+    /// [`Unavailable`], also when no token has that key open.
+    fn wrap_under(&mut self, name: KeyName, object: &SealedObject, key: &DataKey) -> Result<Wrap, Unavailable>;
 
     /// Opens one of the wraps.
     ///
@@ -164,4 +181,9 @@ pub trait KeyProvider: Send {
     /// A number that changes with every reconnection: the anchor is read again after each. A `wrap` may reconnect within itself:
     /// compare before and after it, and read the anchor again before what it sealed is written.
     fn connection(&self) -> u64;
+
+    /// What begins and ends drills of this provider; none when it plays no outage.
+    fn drills(&self) -> Option<DrillSwitch> {
+        None
+    }
 }

@@ -1,12 +1,13 @@
-//! The key provider: one token behind the outage machine, sealing by scheme `hmac`.
+//! The key provider: one token behind the outage machine, sealing by scheme `hmac`. It asks twice for what it seals under.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{Clock, Millis};
 use crate::config::{ConfigError, TokenConfig};
+use crate::drill::{DrillSwitch, is_marked};
 use crate::entropy::Entropy;
-use crate::health::{Health, Outage, OutageClass};
+use crate::health::{Health, Outage, OutageClass, TokenHealth};
 use crate::outage::{Backoff, Event, Moment, State};
 use crate::pkcs11_token::Pkcs11Token;
 use crate::provider::{
@@ -65,7 +66,16 @@ impl Provider<Pkcs11Token> {
     /// # Errors
     /// [`ConfigError`].
     pub fn from_config(config: &TokenConfig, clock: Arc<dyn Clock>) -> Result<Self, ConfigError> {
-        let token = Pkcs11Token::new(config, Box::new(crate::entropy::os()))?;
+        let drills = DrillSwitch::new(std::slice::from_ref(config), Arc::clone(&clock));
+        Self::drilled_by(config, clock, drills)
+    }
+
+    /// The same, with drills that `drills` begins and ends.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn drilled_by(config: &TokenConfig, clock: Arc<dyn Clock>, drills: DrillSwitch) -> Result<Self, ConfigError> {
+        let token = Pkcs11Token::new(config, Box::new(crate::entropy::os()))?.with_drills(drills);
         let timing = Timing { health_interval_ms: config.health_interval_ms, backoff: config.backoff() };
         Ok(Self::new(token, timing, clock, Box::new(crate::entropy::os())))
     }
@@ -117,6 +127,11 @@ impl<T: Token> Provider<T> {
         &self.token
     }
 
+    /// The token, to be disturbed behind the provider's back.
+    pub(crate) fn token_mut(&mut self) -> &mut T {
+        &mut self.token
+    }
+
     fn apply(&mut self, event: &Event) {
         let moment = Moment {
             now: self.clock.now(),
@@ -153,7 +168,14 @@ impl<T: Token> Provider<T> {
     }
 
     fn failed(&mut self, error: &TokenError) {
+        let outages = self.outages;
         self.apply(&Event::Failed { class: error.class, detail: error.to_string() });
+        if self.outages > outages
+            && is_marked(error)
+            && let Some(drills) = self.token.drills()
+        {
+            drills.note_outage();
+        }
     }
 
     fn answered(&mut self) {
@@ -255,9 +277,9 @@ impl<T: Token> Provider<T> {
 }
 
 /// The number of the open key with this name. One that a reconnection did not find again is as ambiguous as its handle.
-fn open_number(opened: &Opened, name: KeyName) -> Result<usize, TokenError> {
+fn open_number(opened: &Opened, name: KeyName, operation: &str) -> Result<usize, TokenError> {
     let number = opened.keys.iter().position(|key| scheme::key_name(key) == name);
-    number.ok_or_else(|| TokenError::new(FaultClass::AmbiguousKey, "unwrap", "key_not_open", ""))
+    number.ok_or_else(|| TokenError::new(FaultClass::AmbiguousKey, operation, "key_not_open", ""))
 }
 
 /// Asks for the check value again. Another answer is a session that has lost its meaning, until a full re-initialisation says
@@ -302,6 +324,15 @@ impl<T: Token> KeyProvider for Provider<T> {
         }
     }
 
+    fn tokens(&self) -> Vec<TokenHealth> {
+        vec![TokenHealth {
+            name: self.token.name().to_owned(),
+            state: self.state.kind(),
+            outage: self.state.down().map(|down| down.outage.clone()),
+            keys: self.opened.as_ref().map(|opened| opened.keys.clone()).unwrap_or_default(),
+        }]
+    }
+
     fn tick(&mut self) -> Duration {
         let interval = self.timing.health_interval_ms;
         let now = self.clock.now();
@@ -324,16 +355,15 @@ impl<T: Token> KeyProvider for Provider<T> {
     }
 
     fn wrap(&mut self, object: &SealedObject, key: &DataKey) -> Result<Vec<Wrap>, Unavailable> {
-        let mut salt = [0; scheme::SALT_BYTES];
-        self.entropy.fill_bytes(&mut salt);
-        let (name, kek) = self.keyed(|token, opened| {
-            let Some(sealing) = opened.keys.first() else {
-                return Err(TokenError::new(FaultClass::Key, "wrap", "key_missing", "no key is open"));
-            };
-            let name = scheme::key_name(sealing);
-            Ok((name, token.derive(0, &scheme::kek_input(object, name, &salt))?))
-        })?;
-        Ok(vec![Wrap { key: name, scheme: scheme::HMAC, blob: scheme::wrap(object, name, &salt, &kek, key) }])
+        let first = |opened: &Opened| match opened.keys.is_empty() {
+            false => Ok(0),
+            true => Err(TokenError::new(FaultClass::Key, "wrap", "key_missing", "no key is open")),
+        };
+        Ok(vec![self.wrap_by(first, object, key)?])
+    }
+
+    fn wrap_under(&mut self, name: KeyName, object: &SealedObject, key: &DataKey) -> Result<Wrap, Unavailable> {
+        self.wrap_by(|opened| open_number(opened, name, "wrap"), object, key)
     }
 
     fn unwrap(&mut self, object: &SealedObject, wraps: &[Wrap]) -> Result<DataKey, UnwrapError> {
@@ -353,14 +383,19 @@ impl<T: Token> KeyProvider for Provider<T> {
                     return Err(self.unavailable().into());
                 }
                 tries -= 1;
-                let kek = self.keyed(|token, opened| token.derive(open_number(opened, wrap.key)?, &input))?;
+                let kek = self.keyed(|token, opened| token.derive(open_number(opened, wrap.key, "unwrap")?, &input))?;
                 let connection = self.connection;
                 if let Some(key) = scheme::unwrap(object, wrap.key, &kek, &wrap.blob) {
                     return Ok(key);
                 }
-                // The row, or the answer? The known answer tells, if the same connection gave both.
-                self.keyed(|token, opened| check_value(token, opened, open_number(opened, wrap.key)?))?;
-                if self.connection == connection {
+                // The row, or the answer? The known answer and the same one again tell, if one connection gave all three.
+                self.keyed(|token, opened| check_value(token, opened, open_number(opened, wrap.key, "unwrap")?))?;
+                let again =
+                    self.keyed(|token, opened| token.derive(open_number(opened, wrap.key, "unwrap")?, &input))?;
+                if let Some(key) = scheme::unwrap(object, wrap.key, &again, &wrap.blob) {
+                    return Ok(key);
+                }
+                if self.connection == connection && again.expose() == kek.expose() {
                     damaged = true;
                     break;
                 }
@@ -402,9 +437,39 @@ impl<T: Token> KeyProvider for Provider<T> {
     fn connection(&self) -> u64 {
         self.connection
     }
+
+    fn drills(&self) -> Option<DrillSwitch> {
+        self.token.drills()
+    }
 }
 
 impl<T: Token> Provider<T> {
+    /// A wrap under the open key that `which` chooses, on the connection that answers.
+    fn wrap_by(
+        &mut self,
+        which: impl Fn(&Opened) -> Result<usize, TokenError>,
+        object: &SealedObject,
+        key: &DataKey,
+    ) -> Result<Wrap, Unavailable> {
+        let mut salt = [0; scheme::SALT_BYTES];
+        self.entropy.fill_bytes(&mut salt);
+        let (name, kek) = self.keyed(|token, opened| {
+            let number = which(opened)?;
+            let Some(sealing) = opened.keys.get(number) else {
+                return Err(TokenError::new(FaultClass::Key, "wrap", "key_missing", "no key is open"));
+            };
+            let name = scheme::key_name(sealing);
+            let input = scheme::kek_input(object, name, &salt);
+            let kek = token.derive(number, &input)?;
+            // What is sealed under a wrong answer never opens, and nothing would tell before it must.
+            if token.derive(number, &input)?.expose() != kek.expose() {
+                return Err(TokenError::new(FaultClass::Integrity, "wrap", "answers_differ", ""));
+            }
+            Ok((name, kek))
+        })?;
+        Ok(Wrap { key: name, scheme: scheme::HMAC, blob: scheme::wrap(object, name, &salt, &kek, key) })
+    }
+
     fn number_of(&self, name: KeyName) -> Option<usize> {
         self.opened.as_ref()?.keys.iter().position(|key| scheme::key_name(key) == name)
     }

@@ -13,6 +13,7 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::agent::protocol::{Frame, Reply, Request, VERSION};
+use crate::clock::Stopwatch;
 use crate::config::AgentCommand;
 use crate::token::{Derived, FaultClass, TokenError};
 
@@ -21,6 +22,13 @@ pub const UNREAPED_AGENTS_MAX: usize = 2;
 
 /// How long an agent that has closed its pipe may take to become reapable, milliseconds.
 const SELF_ENDED_MS: u32 = 20;
+
+/// How long a request took, its answer included.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Timing {
+    pub(crate) operation: &'static str,
+    pub(crate) taken: Duration,
+}
 
 /// What an answer was.
 pub(crate) enum Answer {
@@ -46,12 +54,24 @@ pub struct Supervisor {
     agent: Option<Agent>,
     unreaped: Vec<Child>,
     started: u64,
+    // Only a check asks for them: a node would gather them for ever.
+    timings: Option<Vec<Timing>>,
 }
 
 impl Supervisor {
     /// A keeper that has started nothing yet. The agent's environment is exactly `environment`.
     pub fn new(command: AgentCommand, environment: BTreeMap<String, String>) -> Self {
-        Self { command, environment, agent: None, unreaped: Vec::new(), started: 0 }
+        Self { command, environment, agent: None, unreaped: Vec::new(), started: 0, timings: None }
+    }
+
+    /// From now on every answered request is timed.
+    pub(crate) fn record_timings(&mut self) {
+        self.timings = Some(Vec::new());
+    }
+
+    /// What was recorded since the last time.
+    pub(crate) fn take_timings(&mut self) -> Vec<Timing> {
+        self.timings.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Agents started so far.
@@ -101,6 +121,7 @@ impl Supervisor {
         };
         let frame = Frame::new(request, tail)
             .map_err(|cause| TokenError::new(FaultClass::Usage, operation, "request_too_long", cause.to_string()))?;
+        let watch = Stopwatch::start();
         // The channel holds one frame and the agent's writer is idle between calls: this never waits.
         let sent = agent.requests.try_send(frame).is_ok();
         let received = if sent { agent.replies.recv_timeout(deadline) } else { Err(RecvTimeoutError::Disconnected) };
@@ -116,6 +137,9 @@ impl Supervisor {
                 return Err(TokenError::new(FaultClass::Deadline, operation, "deadline", detail));
             }
         };
+        if let Some(timings) = self.timings.as_mut() {
+            timings.push(Timing { operation, taken: watch.elapsed() });
+        }
         let answer = match frame.decode::<Reply>() {
             Ok((Reply::Failed(error), [])) => return Err(error),
             Ok((Reply::Derived, output)) => Derived::from_slice(output).map(Answer::Derived),
@@ -193,6 +217,10 @@ fn operation(request: &Request) -> &'static str {
         Request::Find { .. } => "find",
         Request::Derive { .. } => "derive",
         Request::CreateKey { .. } => "create_key",
+        Request::Play { call, .. } => call.name(),
+        Request::Delay { .. } => "delay",
+        Request::Examine(request) => request.operation(),
+        Request::Anchor(request) => request.act.operation(),
     }
 }
 

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::drill::DrillSwitch;
 use crate::provider::{AnchorRead, AnchorValue, KeyDescriptor};
 
 /// What a failure says of the token. One step finer than an outage's class: it decides what is tried next.
@@ -144,4 +145,9 @@ pub trait Token: Send {
 
     /// Token agents started so far.
     fn agents_started(&self) -> u64;
+
+    /// What begins and ends drills of this token; none when it plays no outage.
+    fn drills(&self) -> Option<DrillSwitch> {
+        None
+    }
 }

@@ -85,7 +85,7 @@ fn without_a_plan_every_call_passes_and_nothing_is_counted() {
 fn rules_skip_and_count_calls_of_their_function_in_order() {
     let bench = bench();
     let mut provider = ready(&bench);
-    // Seal calls C_Sign twice: for the length, for the answer. The first is cured by a reconnection, which calls it twice more.
+    // C_Sign is called for the length, then for the answer. The first hit is cured by a reconnection, which calls it as well.
     let plan =
         [Rule::once("C_Sign", 1, When::Before, What::Rv(0x30)), Rule::once("C_Sign", 2, When::After, What::Rv(0x30))];
     bench.shim.set(&plan).unwrap();

@@ -7,6 +7,7 @@ pub mod attempt;
 mod chain;
 pub mod client;
 pub mod completions;
+pub mod drill;
 mod error;
 pub mod freeze;
 pub mod hardening;
@@ -92,6 +93,9 @@ enum Verb {
     /// Sessions
     #[command(subcommand)]
     Session(session::SessionCommand),
+    /// Outage drills: what a node does when its token is away, on purpose
+    #[command(subcommand)]
+    Drill(drill::DrillCommand),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
     /// Write the manual pages
@@ -124,6 +128,7 @@ fn dispatch(verb: Verb, hardening: &Hardening, out: &Output) -> Result<(), CliEr
         Verb::Policy(command) => policy::run(command, out),
         Verb::Roster(command) => roster::run(command, out),
         Verb::Session(command) => session::run(command, out),
+        Verb::Drill(command) => drill::run(command, out),
         Verb::Completions(args) => completions::completions(&args, Cli::command(), out),
         Verb::Man(args) => completions::man(&args, Cli::command(), out),
     }

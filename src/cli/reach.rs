@@ -1,7 +1,7 @@
 //! How a command line finds nodes: by a roster and a TLS key over the network, or by the Unix socket of one on this machine.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -25,14 +25,19 @@ pub(super) const TRIED_MS_MAX: u64 = 5_000;
 /// # Errors
 /// Those of `work`; `interrupted` says what is left then.
 pub fn block_on<T>(work: impl Future<Output = Result<T, CliError>>, interrupted: &str) -> Result<T, CliError> {
-    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = built.map_err(|error| CliError::surroundings("no threads for the network").caused_by(&error))?;
-    let outcome = runtime.block_on(async {
+    on_runtime(async {
         tokio::select! {
             outcome = work => outcome,
             _ = tokio::signal::ctrl_c() => Err(CliError::surroundings("interrupted").with_hint(interrupted)),
         }
-    });
+    })
+}
+
+/// The same for work that hears of interrupts itself.
+pub(super) fn on_runtime<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+    let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = built.map_err(|error| CliError::surroundings("no threads for the network").caused_by(&error))?;
+    let outcome = runtime.block_on(work);
     // A look-up of a name that hangs must not hold the end.
     runtime.shutdown_background();
     outcome
@@ -110,6 +115,11 @@ pub struct LocalArgs {
 }
 
 impl LocalArgs {
+    /// The configuration of a node on this machine.
+    pub(super) fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
+
     /// The node, if one is meant. Must be called on the runtime.
     ///
     /// # Errors

@@ -126,8 +126,31 @@ struct Provider {
     calls: u64,
     outages: u64,
     agents_started: u64,
+    outages_drilled: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     outage: Option<Outage>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tokens: Vec<Token>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drill: Option<Drill>,
+}
+
+#[derive(Serialize)]
+struct Token {
+    name: String,
+    state: String,
+    current: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outage: Option<Outage>,
+}
+
+#[derive(Serialize)]
+struct Drill {
+    id: String,
+    kind: &'static str,
+    by: String,
+    since_unix: u64,
+    left_ms: u64,
 }
 
 #[derive(Serialize)]
@@ -139,6 +162,32 @@ struct Outage {
     lasted_ms: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_try_ms: Option<u64>,
+}
+
+impl From<v1::Outage> for Outage {
+    fn from(outage: v1::Outage) -> Self {
+        let v1::Outage { class, detail, token, since_unix, lasted_ms, next_try_ms } = outage;
+        Self { class, detail, token, since_unix, lasted_ms, next_try_ms }
+    }
+}
+
+impl Provider {
+    /// Tokens that are away or that do not open everything alone yet, while others do the work.
+    fn degraded(&self) -> impl Iterator<Item = &Token> {
+        let others = self.outage.is_none() && self.tokens.len() > 1;
+        self.tokens.iter().filter(move |token| others && (token.outage.is_some() || !token.current))
+    }
+
+    fn cell(&self) -> String {
+        let away = self.degraded().count();
+        match &self.outage {
+            Some(outage) => format!("{} ({})", self.state, outage.class),
+            None if away > 0 => {
+                format!("{} ({} of {} tokens)", self.state, self.tokens.len() - away, self.tokens.len())
+            }
+            None => self.state.clone(),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -199,14 +248,12 @@ impl Row {
         let (anchor, counters) =
             (message.anchor.clone().unwrap_or_default(), message.counters.clone().unwrap_or_default());
         let connections = message.connections.clone().unwrap_or_default();
-        let outage = provider.outage.map(|outage| Outage {
-            class: outage.class,
-            detail: outage.detail,
-            token: outage.token,
-            since_unix: outage.since_unix,
-            lasted_ms: outage.lasted_ms,
-            next_try_ms: outage.next_try_ms,
-        });
+        let token = |token: v1::TokenStatus| Token {
+            name: token.name,
+            state: token.state,
+            current: token.current,
+            outage: token.outage.map(Outage::from),
+        };
         let group = |group: &KeyGroupInfo| Group {
             id: group.id.to_string(),
             phase: group.phase.name(),
@@ -231,7 +278,16 @@ impl Row {
                 calls: provider.calls,
                 outages: provider.outages,
                 agents_started: provider.agents_started,
-                outage,
+                outage: provider.outage.map(Outage::from),
+                tokens: provider.tokens.into_iter().map(token).collect(),
+                outages_drilled: provider.outages_drilled,
+                drill: status.drill.as_ref().map(|drill| Drill {
+                    id: drill.drill.to_string(),
+                    kind: drill.kind.name(),
+                    by: drill.by.clone(),
+                    since_unix: drill.since_unix,
+                    left_ms: drill.left_ms,
+                }),
             },
             storage: Storage { state: storage.state, detail: storage.detail, releases: storage.releases },
             anchor: Anchor { strength: anchor.strength, window_records: anchor.window_records },
@@ -255,7 +311,8 @@ impl Row {
     }
 
     fn needs_attention(&self) -> bool {
-        self.said.as_ref().is_none_or(|said| !said.ready)
+        let away = |said: &Said| said.provider.tokens.iter().any(|token| token.outage.is_some());
+        self.said.as_ref().is_none_or(|said| !said.ready || away(said))
     }
 
     fn cells(&self) -> [String; 8] {
@@ -264,15 +321,11 @@ impl Row {
             return cells.map(str::to_owned);
         };
         let frozen = said.key_groups.iter().filter(|group| group.frozen).count();
-        let provider = match &said.provider.outage {
-            Some(outage) => format!("{} ({})", said.provider.state, outage.class),
-            None => said.provider.state.clone(),
-        };
         [
             self.name.clone(),
             said.phase.to_owned(),
             if said.ready { "yes" } else { "no" }.to_owned(),
-            provider,
+            said.provider.cell(),
             said.storage.state.clone(),
             said.durable_position.to_string(),
             format!("{frozen} of {}", said.key_groups.len()),
@@ -297,10 +350,27 @@ impl fmt::Display for Report {
                 (None, Some(said)) if !said.problem.is_empty() => writeln!(f, "{}: {}", node.name, said.problem)?,
                 _ => {}
             }
+            let drill = node.said.as_ref().and_then(|said| said.provider.drill.as_ref());
+            if let Some(Drill { kind, by, left_ms, .. }) = drill {
+                writeln!(f, "{}: a drill is on, {kind}, begun by {by}: over in {left_ms} ms", node.name)?;
+            }
             let outage = node.said.as_ref().and_then(|said| said.provider.outage.as_ref());
             if let Some(outage) = outage {
                 let seconds = outage.lasted_ms / 1_000;
                 writeln!(f, "{}: token {} is out for {seconds} s: {}", node.name, outage.token, outage.detail)?;
+            }
+            for token in node.said.iter().flat_map(|said| said.provider.degraded()) {
+                let (node, name) = (&node.name, &token.name);
+                match &token.outage {
+                    Some(Outage { lasted_ms, detail, .. }) => {
+                        let seconds = lasted_ms / 1_000;
+                        writeln!(
+                            f,
+                            "{node}: degraded: token {name} is out for {seconds} s, the others serve: {detail}"
+                        )?;
+                    }
+                    None => writeln!(f, "{node}: token {name} is back and is being caught up")?,
+                }
             }
         }
         Ok(())

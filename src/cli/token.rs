@@ -1,19 +1,20 @@
 //! `frostkeep token`: what an operator does to a token before a node uses it, and after a refused PIN.
 
+mod check;
+mod shown;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use frostkeep_hsm::config::{ConfigError, Deadlines, TokenConfig};
 use frostkeep_hsm::entropy;
 use frostkeep_hsm::latch::{Latch, LatchError};
-use frostkeep_hsm::provision::{
-    self, CreateKey, InitReport, KeyReport, LatchReport, ProvisionError, ShowReport, TokenReport, UnlatchReport,
-};
+use frostkeep_hsm::pkcs11_token::{PIN_FINAL_TRY, PIN_LOCKED};
+use frostkeep_hsm::provision::{self, CreateKey, ProvisionError, UnlatchReport};
 use frostkeep_hsm::token::{FaultClass, TokenError};
-use serde::Serialize;
 
+use self::shown::{Initialised, Shown, Unlatched};
 use super::{CliError, Output};
 use crate::reasons::Reason;
 
@@ -46,6 +47,9 @@ pub enum TokenCommand {
     /// Show the token, its latch, and with --login its keys of the configured name
     #[command(after_help = HELP)]
     Show(ShowArgs),
+    /// Find out what a node needs of the token and what it gives, before it is used. Leaves nothing behind
+    #[command(after_help = check::HELP, after_long_help = format!("{HELP}\n\n{}", check::HELP))]
+    Check(check::CheckArgs),
     /// Say that the pin is right now: lifts the latch that a refused pin has set
     #[command(after_help = UNLATCH_HELP)]
     Unlatch(UnlatchArgs),
@@ -115,18 +119,22 @@ pub struct UnlatchArgs {
     reach: ReachArgs,
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+pub(super) fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("give NAME=VALUE".to_owned()),
     }
 }
 
+/// The environment of a token agent: what well-known modules need of the caller's, and what is said on top.
+pub(super) fn environment(said: &[(String, String)]) -> BTreeMap<String, String> {
+    let known = WELL_KNOWN.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
+    known.chain(said.iter().cloned()).collect()
+}
+
 impl ReachArgs {
     fn config(&self, uri: &str) -> Result<TokenConfig, CliError> {
-        let known = WELL_KNOWN.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?)));
-        let environment: BTreeMap<String, String> = known.chain(self.environment.iter().cloned()).collect();
-        let mut config = TokenConfig::new(uri, environment, self.latches()?);
+        let mut config = TokenConfig::new(uri, environment(&self.environment), self.latches()?);
         config.deadlines = Deadlines { start_ms: self.start_ms, login_ms: self.login_ms, call_ms: self.call_ms };
         Ok(config)
     }
@@ -156,6 +164,7 @@ pub fn run(command: &TokenCommand, out: &Output) -> Result<(), CliError> {
             let config = args.token.reach.config(&args.token.uri)?;
             out.show(&Shown(provision::show(&config, args.login, entropy()).map_err(refused)?))
         }
+        TokenCommand::Check(args) => check::run(args, out),
         TokenCommand::Unlatch(args) => {
             let report = match (&args.serial, &args.uri) {
                 (Some(serial), _) => unlatch_by_serial(&args.reach, serial)?,
@@ -207,8 +216,15 @@ fn refused(error: ProvisionError) -> CliError {
 
 const UNLATCH_HINT: &str = "correct the pin file, then `frostkeep token unlatch`; no login is tried before";
 
+const LOCKED_HINT: &str = "the pin file may be right: end the token's lock with its own tool (a TPM: `tpm2_dictionarylockout --clear-lockout`), or wait \
+     until it ends by itself; there is nothing to unlatch";
+
+const FINAL_TRY_HINT: &str = "log in once with the right pin and the token's own tool: that gives it its tries back; there is nothing to unlatch";
+
 fn token_failed(error: &TokenError) -> CliError {
     let (reason, hint) = match error.class {
+        FaultClass::Credential if error.code == PIN_LOCKED => (Reason::KeyProviderUnavailable, LOCKED_HINT),
+        FaultClass::Credential if error.code == PIN_FINAL_TRY => (Reason::KeyProviderUnavailable, FINAL_TRY_HINT),
         FaultClass::Credential => (Reason::KeyProviderUnavailable, UNLATCH_HINT),
         FaultClass::Key => (Reason::InvalidRequest, "name exactly one key of the token: object= and id= in the uri"),
         FaultClass::Module => {
@@ -226,83 +242,6 @@ fn token_failed(error: &TokenError) -> CliError {
         }
     };
     CliError::refused(reason, error.to_string()).with_hint(hint)
-}
-
-#[derive(Serialize)]
-#[serde(transparent)]
-struct Initialised(InitReport);
-
-#[derive(Serialize)]
-#[serde(transparent)]
-struct Shown(ShowReport);
-
-#[derive(Serialize)]
-#[serde(transparent)]
-struct Unlatched(UnlatchReport);
-
-impl fmt::Display for Initialised {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(report) = self;
-        write_token(f, &report.token)?;
-        write_key(f, &report.key)?;
-        writeln!(f, "created      {}", if report.created { "now" } else { "before: it was found" })?;
-        write!(f, "scheme       {}, proved in a fresh session", report.scheme)
-    }
-}
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(report) = self;
-        write_token(f, &report.token)?;
-        let pin = [
-            (report.token.pin_locked, "locked"),
-            (report.token.pin_final_try, "one wrong pin more locks it"),
-            (report.token.pin_count_low, "a wrong pin was entered since the last login"),
-        ];
-        let said = pin.iter().find(|(holds, _)| *holds).map_or("nothing unusual", |(_, text)| text);
-        writeln!(f, "pin          {said}, says the token")?;
-        write_latch(f, &report.latch)?;
-        match &report.keys {
-            None => write!(f, "keys         not asked for: --login shows them"),
-            Some(keys) if keys.is_empty() => write!(f, "keys         none of the configured name"),
-            Some(keys) => keys.iter().try_for_each(|key| write_key(f, key)),
-        }
-    }
-}
-
-impl fmt::Display for Unlatched {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(report) = self;
-        writeln!(f, "token        serial {}", report.serial)?;
-        let was = if report.before.latched { "was latched" } else { "was not latched" };
-        write!(f, "latch        {was}; lifted: {}", report.before.path)
-    }
-}
-
-fn write_token(f: &mut fmt::Formatter<'_>, token: &TokenReport) -> fmt::Result {
-    let TokenReport { label, serial, manufacturer, model, .. } = token;
-    writeln!(f, "token        {label} ({manufacturer} {model}), serial {serial}")
-}
-
-fn write_key(f: &mut fmt::Formatter<'_>, key: &KeyReport) -> fmt::Result {
-    let told = |said: Option<bool>, yes, no| match said {
-        Some(true) => yes,
-        Some(false) => no,
-        None => "not told by the token",
-    };
-    writeln!(f, "key          {}, id {}", key.label, key.id)?;
-    writeln!(f, "check value  {}", key.check_value)?;
-    writeln!(f, "sensitive    {}", told(key.sensitive, "yes", "NO"))?;
-    writeln!(f, "extractable  {}", told(key.extractable, "YES", "no"))
-}
-
-fn write_latch(f: &mut fmt::Formatter<'_>, latch: &LatchReport) -> fmt::Result {
-    let state = match (latch.latched, latch.succeeded) {
-        (true, _) => "LATCHED: no login is tried",
-        (false, true) => "open, a login has succeeded",
-        (false, false) => "open, no login has succeeded yet",
-    };
-    writeln!(f, "latch        {state}: {}", latch.path)
 }
 
 #[cfg(test)]
@@ -349,6 +288,17 @@ mod tests {
             assert_eq!(found, exit, "{shown}");
             assert!(text.lines().last().is_some_and(|line| line.starts_with("hint: ")), "{shown}: {text}");
         }
+    }
+
+    #[test]
+    fn a_locked_token_is_no_wrong_pin_and_nobody_is_sent_to_unlatch() {
+        let hint = |code| {
+            let error = TokenError::new(FaultClass::Credential, "C_Login", code, "seen");
+            printed(ProvisionError::Token(error)).1.lines().last().unwrap_or_default().to_owned()
+        };
+        assert!(hint(PIN_LOCKED).contains("nothing to unlatch") && hint(PIN_LOCKED).contains("clear-lockout"));
+        assert!(hint(PIN_FINAL_TRY).contains("nothing to unlatch"));
+        assert!(hint("CKR_PIN_INCORRECT").contains("token unlatch"));
     }
 
     #[test]

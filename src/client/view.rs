@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::drill::DrillView;
 use super::error::ClientError;
 use super::read::{at_most, exact, exact_or_none, make_plain, member, present, same};
 use crate::identity::IdentityKey;
@@ -49,6 +50,8 @@ pub struct NodeStatus {
     pub client_pin: Option<Pin>,
     /// The SHA-256 of the roster file that it has in force.
     pub roster_hash: [u8; 32],
+    /// The outage drill that is on.
+    pub drill: Option<DrillView>,
     /// All of it, with texts that can be shown.
     pub message: v1::StatusReply,
 }
@@ -65,6 +68,7 @@ impl NodeStatus {
                 return Err(ClientError::Nonsense(format!("{} is no phase of a node", reply.phase)));
             }
         };
+        let drill = reply.provider.as_ref().and_then(|provider| provider.drill.clone());
         let identity = match reply.identity.as_slice() {
             [] => None,
             bytes => Some(ceremony::identity(bytes).map_err(ClientError::nonsense)?),
@@ -75,6 +79,7 @@ impl NodeStatus {
             serving_pin: Pin::new(exact("serving_pin", &reply.serving_pin)?),
             client_pin: exact_or_none("client_pin", &reply.client_pin)?.map(Pin::new),
             roster_hash: exact("roster_hash", &reply.roster_hash)?,
+            drill: drill.map(DrillView::read).transpose()?,
             message: reply,
         })
     }
@@ -85,7 +90,14 @@ fn texts(reply: &mut v1::StatusReply) -> Vec<&mut String> {
     let mut all = vec![&mut reply.name, &mut reply.version, &mut reply.reason, &mut reply.problem];
     if let Some(provider) = &mut reply.provider {
         all.push(&mut provider.state);
-        all.extend(provider.outage.iter_mut().flat_map(|it| [&mut it.class, &mut it.detail, &mut it.token]));
+        all.extend(provider.drill.iter_mut().map(|it| &mut it.by));
+        let outages = provider.outage.iter_mut();
+        let mut outages: Vec<_> = outages.collect();
+        for token in &mut provider.tokens {
+            all.extend([&mut token.name, &mut token.state]);
+            outages.extend(&mut token.outage);
+        }
+        all.extend(outages.into_iter().flat_map(|it| [&mut it.class, &mut it.detail, &mut it.token]));
     }
     all.extend(reply.storage.iter_mut().flat_map(|it| [&mut it.state, &mut it.detail, &mut it.releases]));
     all.extend(reply.anchor.iter_mut().map(|it| &mut it.strength));

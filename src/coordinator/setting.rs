@@ -164,6 +164,11 @@ impl Setting {
         self.facts.genuine(member, &message, &round.round_signature)
     }
 
+    /// Whether this answer's share verifies against its package.
+    pub fn is_valid(&self, round: &SignedRound) -> bool {
+        self.facts.verdict(&self.session, &self.subject, round) == ShareVerdict::Valid
+    }
+
     /// Whether this answer proves its member's fault: its identity signed it, and its share does not verify.
     pub fn proves_fault(&self, round: &SignedRound) -> bool {
         self.facts.verdict(&self.session, &self.subject, round) == ShareVerdict::Invalid

@@ -2,6 +2,7 @@
 
 use super::caller::Caller;
 use super::core::{Env, ended};
+use super::drill::is_drill;
 use super::record::Advance;
 use super::refusal::Refusal;
 use super::request::{SignRequest, Subject};
@@ -42,7 +43,7 @@ pub(crate) fn check_session<'a>(
 
 /// Step 4: the message is a sighash of an approved transaction, for an input whose prevout is this group's output
 /// under the session's root (trap 12); the policy of now allows that transaction, rate limits apart. Beside it, under any
-/// policy, the group's own trial message, which is no sighash.
+/// policy, the group's own messages of trial and drill, which are no sighashes.
 /// `output_key` is the group's under that root: its tweak is a curve operation, done off the lock.
 pub(crate) fn check_policy(
     group: &KeyGroup,
@@ -52,7 +53,9 @@ pub(crate) fn check_policy(
     env: &Env<'_>,
 ) -> Result<(), Refusal> {
     let policy = env.config.effective_policy(&group.policy)?;
-    if policy.danger_sign_any_message || is_trial(&group.group_key.id(), &group.ceremony, session, subject) {
+    let id = group.group_key.id();
+    let own = is_trial(&id, &group.ceremony, session, subject) || is_drill(&id, session, subject);
+    if policy.danger_sign_any_message || own {
         return Ok(());
     }
     let (approval, input) = approved(group, &subject.message).ok_or(Refusal::MessageNotApproved)?;

@@ -8,7 +8,7 @@
 //! - [`record`], [`state`]: what is remembered; `image`: the same for a snapshot; `ledger`: the durable and the admitted view
 //! - `sign`, `advance`, `finalize`, `sessions`, `vote`, `approve`, [`keygen`], [`freeze`]: an operation each
 //! - `groups`, `replace`: key groups as they stand, and new identities of their members
-//! - `ceremonies`: key generations under way; `trial`: the message that proves a new key
+//! - `ceremonies`: key generations under way; `trial`, `drill`: the messages that prove a new key, and that an outage drill signs
 
 mod admin;
 pub(crate) mod advance;
@@ -18,6 +18,7 @@ mod ceremonies;
 mod checks;
 mod commit;
 mod core;
+mod drill;
 mod finalize;
 mod flight;
 pub mod freeze;
@@ -52,6 +53,7 @@ pub use admin::freeze_now;
 pub use approve::BuildRequest;
 pub use caller::{Caller, Role};
 pub use ceremonies::CeremonyStage;
+pub use drill::{drill_subject, is_drill_session};
 pub use freeze::{FreezeReport, Gates};
 pub use groups::{KeyGroupPhase, KeyGroupView};
 pub use keygen::PreparedReply;
@@ -188,6 +190,14 @@ impl Engine {
     /// What was served and refused since this engine was opened.
     pub fn tally(&self) -> TallyView {
         self.inner.tally.view()
+    }
+
+    /// Refuses as a fresh round would be refused now for an outage, a disk, an anchor or a start that is not recorded.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn admits_work(&self) -> Result<(), Refusal> {
+        self.env().admit_work()
     }
 
     /// The persister's state after its last step.

@@ -12,6 +12,7 @@ use super::checks::{
     parse_context,
 };
 use super::core::{Core, Env, Flight, FlightKey, FlightState, encode, ended, not_durable, stop_reason};
+use super::drill::check_drill_room;
 use super::nonces::NoncePair;
 use super::record::{Record, RoundBody};
 use super::refusal::Refusal;
@@ -201,6 +202,7 @@ impl Core {
         let session = group.sessions.get(&request.session);
         let computing = self.flights_of_member(&request.key_group, &request.session, request.member);
         check_room(group, session, request.member, computing)?;
+        check_drill_room(group, &request.session)?;
         check_package(group, request, &question.context)?;
         let recorded = advances.as_ref().map_or(&[][..], |chain| &chain.advances);
         check_quarantine(group, env, question.context.included(), recorded)?;
@@ -299,6 +301,8 @@ impl Core {
             }
         } else if !session_room(group) {
             return Err(open_sessions_full());
+        } else {
+            check_drill_room(group, session_id)?;
         }
         let recorded = match &computed.record {
             Record::Round { advances, .. } if !advance_done => advances.as_slice(),

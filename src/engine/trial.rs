@@ -1,4 +1,5 @@
-//! The trial signature of a new key group: the one message that every policy lets pass, because it can be nothing else.
+//! The trial signature of a new key group: with that of a [drill](super::drill) the one message that every policy lets pass, because
+//! it can be nothing else.
 //!
 //! Its message is a tagged hash (BIP-340) under a tag of our own over key group and ceremony. A signature hash of a
 //! transaction is a tagged hash under `TapSighash` (BIP-341): for one value to be both, SHA-256 would have to collide. So a
@@ -31,10 +32,14 @@ fn named(text: &str) -> SessionId {
     SessionId::new(text).expect("a label, 32 hex digits and a number are printable and short")
 }
 
-/// `SHA256(SHA256(tag) || SHA256(tag) || key group (33) || ceremony (16))`, without a script tree.
 fn subject(key_group: &KeyGroupId, ceremony: &CeremonyId) -> Subject {
-    let tag = sha256(TAG.as_bytes());
-    let hashed = [tag.as_slice(), &tag, key_group.as_bytes(), ceremony.as_bytes()].concat();
+    tagged(TAG, key_group, ceremony.as_bytes())
+}
+
+/// `SHA256(SHA256(tag) || SHA256(tag) || key group (33) || id (16))`, without a script tree. The tag is one of ours.
+pub(super) fn tagged(tag: &str, key_group: &KeyGroupId, id: &[u8; 16]) -> Subject {
+    let tag = sha256(tag.as_bytes());
+    let hashed = [tag.as_slice(), &tag, key_group.as_bytes(), id].concat();
     Subject { message: Message::new(sha256(&hashed)), root: None }
 }
 

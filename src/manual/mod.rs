@@ -9,6 +9,9 @@ pub mod threat_model {}
 #[doc = include_str!("outage.md")]
 pub mod outage {}
 
+#[doc = include_str!("tokens.md")]
+pub mod tokens {}
+
 #[doc = include_str!("coordination.md")]
 pub mod coordination {}
 

@@ -86,8 +86,8 @@ pub struct Tightening {
     pub destinations: Option<BTreeSet<ScriptBytes>>,
     /// More rate limits.
     pub rates: BTreeSet<Rate>,
-    /// Refuses messages that are no signature hash, whatever the policy says; a key group's own trial message apart, which
-    /// spends nothing.
+    /// Refuses messages that are no signature hash, whatever the policy says; a key group's own messages of trials and drills
+    /// apart, which spend nothing.
     pub refuse_any_message: bool,
 }
 

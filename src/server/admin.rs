@@ -89,6 +89,19 @@ impl Admin for Services {
         recorded(engine.danger_drop_prepared(&asker.caller, &key_group).await)
     }
 
+    async fn begin_drill(
+        &self,
+        request: Request<v1::BeginDrillRequest>,
+    ) -> Result<Response<v1::BeginDrillReply>, Status> {
+        let (asker, message) = taken(request)?;
+        self.0.begin_drill(&asker, &message).map(Response::new)
+    }
+
+    async fn end_drill(&self, request: Request<v1::EndDrillRequest>) -> Result<Response<v1::EndDrillReply>, Status> {
+        let (asker, message) = taken(request)?;
+        self.0.end_drill(&asker, &message).map(Response::new)
+    }
+
     async fn reload_roster(
         &self,
         request: Request<v1::ReloadRosterRequest>,

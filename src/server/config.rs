@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use frostkeep_hsm::clock::Clock;
 use frostkeep_hsm::config::{ConfigError as TokenError, TokenConfig};
 use frostkeep_hsm::provider::KeyProvider;
-use frostkeep_hsm::sealer::Provider;
+use frostkeep_hsm::tokens::{Tokens, check_tokens};
 use serde::Deserialize;
 
 use super::settings::{Bound, Limits, bounded};
@@ -99,8 +99,10 @@ pub struct ServerConfig {
     pub coordination: bool,
     /// The users who may use the Unix socket, of those whom its mode lets in: root and the user of the process.
     pub admin_uids: BTreeSet<u32>,
-    /// The token that seals the state.
-    pub token: TokenConfig,
+    /// The tokens that seal the state, the primary first.
+    pub tokens: Vec<TokenConfig>,
+    /// Tokens that must be there for a seal.
+    pub min_wraps: usize,
     /// Settings of the engine.
     pub engine: EngineConfig,
     /// Limits of what comes in.
@@ -119,6 +121,8 @@ struct Text {
     #[serde(default)]
     coordination: bool,
     admin_uids: Option<BTreeSet<u32>>,
+    #[serde(default = "one")]
+    min_wraps: usize,
     token: Vec<TokenConfig>,
     #[serde(default)]
     engine: EngineText,
@@ -186,16 +190,15 @@ impl ServerConfig {
         let own = nix::unistd::geteuid().as_raw();
         let admin_uids = parsed.admin_uids.unwrap_or_else(|| BTreeSet::from([0, own]));
 
-        let tokens = parsed.token.len();
-        let mut token = match <[TokenConfig; 1]>::try_from(parsed.token) {
-            Ok([token]) => token,
-            Err(_) => return Err(wrong("[[token]]", format!("is given {tokens} times: exactly one is supported"))),
-        };
-        token.latch_directory = resolved(token.latch_directory);
-        if let Some(agent) = &mut token.agent {
-            agent.program = resolved(std::mem::take(&mut agent.program));
+        let mut tokens = parsed.token;
+        for token in &mut tokens {
+            token.latch_directory = resolved(std::mem::take(&mut token.latch_directory));
+            if let Some(agent) = &mut token.agent {
+                agent.program = resolved(std::mem::take(&mut agent.program));
+            }
         }
-        token.check().map_err(|source| ConfigError::Token { path: path.to_owned(), source })?;
+        check_tokens(&tokens, parsed.min_wraps)
+            .map_err(|source| ConfigError::Token { path: path.to_owned(), source })?;
 
         let engine = engine(parsed.engine).map_err(|(setting, problem)| wrong(setting, problem))?;
         parsed.limits.check().map_err(|(setting, problem)| wrong(setting, problem))?;
@@ -208,7 +211,8 @@ impl ServerConfig {
             socket,
             coordination: parsed.coordination,
             admin_uids,
-            token,
+            tokens,
+            min_wraps: parsed.min_wraps,
             engine,
             limits: parsed.limits,
             state,
@@ -225,11 +229,15 @@ impl ServerConfig {
     /// # Errors
     /// [`ConfigError::Token`].
     pub fn provider(&self, clock: std::sync::Arc<dyn Clock>) -> Result<Box<dyn KeyProvider>, ConfigError> {
-        match Provider::from_config(&self.token, clock) {
-            Ok(provider) => Ok(Box::new(provider)),
+        match Tokens::from_config(&self.tokens, self.min_wraps, &clock) {
+            Ok(tokens) => Ok(Box::new(tokens)),
             Err(source) => Err(ConfigError::Token { path: self.path.clone(), source }),
         }
     }
+}
+
+const fn one() -> usize {
+    1
 }
 
 /// The engine's settings within their bounds. A tightening is tried on a policy here, so that no request finds it invalid.

@@ -39,6 +39,7 @@ impl Coordination for Services {
         let key_group = field(request::key_group(&message.key_group))?;
         let subject = message.subject.ok_or_else(|| status(Reason::InvalidRequest, "subject is missing"))?;
         let subject: Subject = read(subject)?;
+        self.0.note_traffic(None);
         let drive = self.0.drive(&asker, &key_group, subject, session_id(&subject, 0))?;
         let config = paced(message.deadline_ms);
         let (told, events) = mpsc::channel(SIGN_EVENTS_MAX);
@@ -58,6 +59,7 @@ impl Coordination for Services {
     async fn drive(&self, request: Request<v1::DriveRequest>) -> Result<Response<v1::DriveReply>, Status> {
         let (asker, message) = taken(request)?;
         let asked: DriveRequest = read(message)?;
+        self.0.note_traffic(Some(&asked.session.session));
         let key_group = asked.session.key_group;
         let driven = self.0.drive(&asker, &key_group, asked.subject, asked.session.session.clone())?;
         let signature = driven.attempt(asked).await?;

@@ -38,6 +38,7 @@ impl KeyGeneration for Services {
 
     async fn begin(&self, request: Request<v1::BeginRequest>) -> Result<Response<v1::MessagesReply>, Status> {
         let (asker, message) = taken(request)?;
+        self.0.note_traffic(None);
         let (parameters, policy) = asked(message.parameters, &message.signing_policy)?;
         let engine = self.0.engine()?;
         seated(&self.0, &parameters)?;
@@ -47,6 +48,7 @@ impl KeyGeneration for Services {
 
     async fn receive(&self, request: Request<v1::ReceiveRequest>) -> Result<Response<v1::ReceiveReply>, Status> {
         let (asker, message) = taken(request)?;
+        self.0.note_traffic(None);
         let id = field(ceremony::ceremony(&message.ceremony))?;
         let received = self.0.engine()?.keygen_receive(&asker.caller, &id, message.message).await;
         let failure = received.err().map(failed).transpose()?;
@@ -55,6 +57,7 @@ impl KeyGeneration for Services {
 
     async fn advance(&self, request: Request<v1::CeremonyRequest>) -> Result<Response<v1::MessagesReply>, Status> {
         let (asker, message) = taken(request)?;
+        self.0.note_traffic(None);
         let id = field(ceremony::ceremony(&message.ceremony))?;
         let said = self.0.engine()?.keygen_advance(&asker.caller, &id).await;
         messages(said.map(|said| ceremony::messages_reply(&said)))
@@ -62,6 +65,7 @@ impl KeyGeneration for Services {
 
     async fn finish(&self, request: Request<v1::CeremonyRequest>) -> Result<Response<v1::FinishReply>, Status> {
         let (asker, message) = taken(request)?;
+        self.0.note_traffic(None);
         let id = field(ceremony::ceremony(&message.ceremony))?;
         let reply = match self.0.engine()?.keygen_finish(&asker.caller, &id).await {
             Ok(prepared) => (&prepared).into(),
@@ -72,6 +76,7 @@ impl KeyGeneration for Services {
 
     async fn certify(&self, request: Request<v1::CertifyRequest>) -> Result<Response<v1::CertifyReply>, Status> {
         let (asker, message) = taken(request)?;
+        self.0.note_traffic(None);
         let (shared, named) = (Arc::clone(&self.0), asker.clone());
         let (engine, certificate) = aside(move || certified(&shared, &named, message.certificate)).await?;
         let confirmation = engine.keygen_certify(&asker.caller, certificate).await.map_err(refused)?;

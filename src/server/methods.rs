@@ -83,6 +83,9 @@ static METHODS: &[Method] = &[
     method("/frostkeep.v1.Admin/ReplaceIdentity", ADMIN),
     method("/frostkeep.v1.Admin/RetireKeyGroup", ADMIN),
     method("/frostkeep.v1.Admin/DangerDropPrepared", ADMIN),
+    method("/frostkeep.v1.Admin/BeginDrill", ADMIN),
+    // Whatever has become of the node meanwhile, a drill can be ended.
+    Method { while_stopping: true, ..method("/frostkeep.v1.Admin/EndDrill", ADMIN) },
     // It touches no state, and a signal does the same.
     Method { sealed: Sealed::OnSocket, ..method("/frostkeep.v1.Admin/ReloadRoster", ADMIN) },
     method("/frostkeep.v1.Coordination/Sign", COORDINATOR),

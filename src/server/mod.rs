@@ -13,6 +13,7 @@
 //! - `listener`, `socket`: the two ways in; `connection`: HTTP/2 on either; `paced`: how long its peer may take; `call`: what one call may hold and how long
 //! - `gate`, `methods`: who may call what, and when
 //! - `services`: the way to `signer`, `keygen`, `node`, `admin`, `coordination`, `health`, a service each
+//! - `drill`: when an outage drill may begin
 //! - `rosters`: the roster in force; [`counters`]: what was let in and what was not
 //!
 //! Reflection is left out: the proto file is in the repository, and an interface that describes itself is one more to guard.
@@ -23,6 +24,7 @@ pub mod config;
 mod connection;
 mod coordination;
 pub mod counters;
+mod drill;
 mod gate;
 mod health;
 mod keygen;
@@ -146,6 +148,7 @@ impl Server {
         let rosters = Rosters::read(&config.roster)?;
         let (tcp, address) = bound(config.listen, listener)?;
         let clock = Arc::clone(&node.clock);
+        let drills = provider.drills();
         let node = tokio::task::spawn_blocking(move || Node::start(node, provider)).await;
         let node = node.map_err(|error| StartError::Internal(error.to_string()))??;
         // The state's lock is ours now: a socket in its directory that still answers is somebody else's.
@@ -161,6 +164,7 @@ impl Server {
             serving_pin: key.pin(),
             limits: config.limits.clone(),
             coordination: config.coordination,
+            drills,
         });
         let roster = Arc::clone(&shared);
         let known = Arc::new(move |pin: &Pin| roster.rosters.current().caller(pin).is_some());
@@ -225,6 +229,7 @@ impl Server {
     pub async fn stop_or(mut self, hurry: impl Future<Output = ()>) -> Option<Status> {
         let shared = Arc::clone(&self.shared);
         shared.stage.send_replace(Stage::Stopping);
+        shared.end_drill_to_stop();
         tokio::select! {
             () = shared.in_flight.none() => {}
             () = hurry => tracing::warn!("calls under way are cut off: the node was told to stop at once"),

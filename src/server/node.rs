@@ -13,7 +13,8 @@ use crate::limits::BATCH_RECORDS_MAX;
 use crate::node::Phase;
 use crate::policy::PolicyError;
 use crate::reasons::Reason;
-use crate::store::{self, Releases, Storage, Strength};
+use crate::store::{self, Releases, Storage, Strength, TokenStatus};
+use crate::wire::drill::drill_message;
 use crate::wire::status::status;
 use crate::wire::v1::node_server::Node;
 use crate::wire::{ceremony, request, v1};
@@ -75,7 +76,7 @@ impl Shared {
                 reply.phase = v1::Phase::Sealed.into();
                 reply.reason = error.reason().name().to_owned();
                 reply.problem = error.to_string();
-                reply.provider = Some(provider(&health, now));
+                reply.provider = Some(provider(&health, &[], now));
             }
             Phase::Failed(error) => {
                 reply.phase = v1::Phase::Failed.into();
@@ -91,6 +92,10 @@ impl Shared {
         if reply.storage.is_none() {
             reply.storage = Some(v1::Storage { state: "unknown".to_owned(), ..Default::default() });
         }
+        if let (Some(provider), Some(drills)) = (&mut reply.provider, &self.drills) {
+            provider.drill = drills.on().map(|drill| drill_message(&drill, now));
+            provider.outages_drilled = drills.outages();
+        }
         reply.counters = Some(counters(&tally, &records, &seen));
         reply.connections = Some(connections(&seen));
         reply
@@ -102,7 +107,7 @@ impl Shared {
         reply.identity = engine.node_identity().map(|identity| identity.as_bytes().to_vec()).unwrap_or_default();
         reply.client_pin = self.client_key(engine).map(|key| key.pin().as_bytes().to_vec()).unwrap_or_default();
         reply.ready = self.is_ready();
-        reply.provider = Some(provider(&status.health, now));
+        reply.provider = Some(provider(&status.health, &status.tokens, now));
         let (state, detail) = match &status.storage {
             Storage::Writable => ("writable", String::new()),
             Storage::DiskFull { free_bytes, reserve_bytes, .. } => {
@@ -157,21 +162,36 @@ impl Shared {
     }
 }
 
-fn provider(health: &Health, now: Millis) -> v1::Provider {
-    let state = match health.state {
+fn provider(health: &Health, tokens: &[TokenStatus], now: Millis) -> v1::Provider {
+    v1::Provider {
+        state: state(health.state).to_owned(),
+        outage: health.outage.as_ref().map(|outage| told(outage, now)),
+        calls: health.calls,
+        outages: health.outages,
+        agents_started: health.agents_started,
+        drill: None,
+        outages_drilled: 0,
+        tokens: tokens.iter().map(|token| one_token(token, now)).collect(),
+    }
+}
+
+fn one_token(token: &TokenStatus, now: Millis) -> v1::TokenStatus {
+    v1::TokenStatus {
+        name: token.health.name.clone(),
+        state: state(token.health.state).to_owned(),
+        outage: token.health.outage.as_ref().map(|outage| told(outage, now)),
+        current: token.current,
+    }
+}
+
+const fn state(state: ProviderState) -> &'static str {
+    match state {
         ProviderState::Starting => "starting",
         ProviderState::Ready => "ready",
         ProviderState::Suspect => "suspect",
         ProviderState::Out => "out",
         ProviderState::Probing => "probing",
         ProviderState::Fenced => "fenced",
-    };
-    v1::Provider {
-        state: state.to_owned(),
-        outage: health.outage.as_ref().map(|outage| told(outage, now)),
-        calls: health.calls,
-        outages: health.outages,
-        agents_started: health.agents_started,
     }
 }
 

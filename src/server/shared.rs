@@ -3,11 +3,13 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use frostkeep_hsm::clock::Clock;
+use frostkeep_hsm::drill::DrillSwitch;
 use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
 use super::call::{InFlights, budget};
 use super::counters::Counters;
+use super::drill::Traffic;
 use super::rosters::Rosters;
 use super::settings::{Limits, count};
 use crate::client::Network;
@@ -96,6 +98,7 @@ pub(super) struct Parts {
     pub(super) serving_pin: Pin,
     pub(super) limits: Limits,
     pub(super) coordination: bool,
+    pub(super) drills: Option<DrillSwitch>,
 }
 
 /// What every connection and every service uses.
@@ -108,6 +111,9 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) coordination: bool,
     pub(super) counters: Counters,
+    pub(super) traffic: Traffic,
+    /// Of the key provider; none when it plays no outage.
+    pub(super) drills: Option<DrillSwitch>,
     pub(super) in_flight: InFlights,
     pub(super) stage: watch::Sender<Stage>,
     /// Sessions that are driven from here.
@@ -118,7 +124,7 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { name, node, clock, rosters, serving_pin, limits, coordination } = parts;
+        let Parts { name, node, clock, rosters, serving_pin, limits, coordination, drills } = parts;
         Arc::new(Self {
             name,
             node,
@@ -128,6 +134,8 @@ impl Shared {
             limits,
             coordination,
             counters: Counters::default(),
+            traffic: Traffic::default(),
+            drills,
             in_flight: InFlights::default(),
             stage: watch::Sender::new(Stage::Serving),
             drives: Arc::new(Semaphore::new(DRIVES_MAX)),

@@ -34,6 +34,7 @@ impl Signer for Services {
     async fn commit(&self, request: Request<v1::CommitRequest>) -> Result<Response<v1::CommitReply>, Status> {
         let (asker, message) = taken(request)?;
         let asked: CommitRequest = read(message)?;
+        self.0.note_traffic(Some(&asked.session));
         let engine = self.0.engine_for(&asker, &asked.key_group)?;
         let commitments = engine.commit(&asker.caller, &asked).map_err(refused)?;
         Ok(Response::new(v1::CommitReply { commitments: commitments.as_bytes().to_vec() }))
@@ -45,6 +46,7 @@ impl Signer for Services {
     ) -> Result<Response<v1::StartSignRoundReply>, Status> {
         let (asker, message) = taken(request)?;
         let asked: SignRequest = read(message)?;
+        self.0.note_traffic(Some(&asked.session));
         let engine = self.0.engine_for(&asker, &asked.key_group)?;
         let encode = |reply: &RoundReply| Response::new(reply.into());
         engine.start_sign_round(&asker.caller, &asked, encode).await.map_err(refused)
@@ -56,6 +58,7 @@ impl Signer for Services {
     ) -> Result<Response<v1::FinalizeSignRoundReply>, Status> {
         let (asker, message) = taken(request)?;
         let asked: FinalizeRequest = read(message)?;
+        self.0.note_traffic(Some(&asked.session));
         let engine = self.0.engine_for(&asker, &asked.key_group)?;
         let finalized = engine.finalize_sign_round(&asker.caller, &asked).await.map_err(refused)?;
         Ok(Response::new(finalized.as_ref().into()))
@@ -104,6 +107,7 @@ impl Signer for Services {
     ) -> Result<Response<v1::VoteTimeoutReply>, Status> {
         let (asker, message) = taken(request)?;
         let asked: VoteRequest = read(message)?;
+        self.0.note_traffic(Some(&asked.session));
         let engine = self.0.engine_for(&asker, &asked.key_group)?;
         let vote = engine.vote_timeout(&asker.caller, &asked).await.map_err(refused)?;
         Ok(Response::new(v1::VoteTimeoutReply { vote: Some((&vote).into()) }))
@@ -115,6 +119,7 @@ impl Signer for Services {
     ) -> Result<Response<v1::BuildTaprootTxReply>, Status> {
         let (asker, message) = taken(request)?;
         let key_group = field(request::key_group(&message.key_group))?;
+        self.0.note_traffic(None);
         let engine = self.0.engine_for(&asker, &key_group)?;
         // A PSBT brings its previous transactions along: megabytes to parse.
         let of = engine.clone();

@@ -10,7 +10,7 @@ use frostkeep_hsm::provider::{AnchorValue, KeyProvider};
 use super::anchor::Strength;
 use super::files::DirectoryLock;
 use super::frames::{FrameStore, HeadMark};
-use super::rows::{AnchorNote, Head, head_row};
+use super::rows::{AnchorNote, Head, KeyRow, head_row};
 use super::seal::BundleKey;
 use crate::limits::{BUNDLE_FRAMES_MAX, DISK_RESERVE_BYTES, SNAPSHOT_FLOOR_BYTES};
 
@@ -64,6 +64,8 @@ pub(in crate::store) struct Core {
     pub(in crate::store) environment: Environment,
     pub(in crate::store) tuning: Tuning,
     pub(in crate::store) store: [u8; 16],
+    /// The key rows, by number.
+    pub(in crate::store) keys: Vec<(u64, KeyRow)>,
     pub(in crate::store) head: Head,
     pub(in crate::store) mark: HeadMark,
     pub(in crate::store) bundle: BundleKey,

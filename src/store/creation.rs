@@ -115,6 +115,10 @@ pub fn create_over(
     environment: &mut Environment,
 ) -> Result<[u8; 16], CreateError> {
     provider.tick();
+    // A token that is away now would have to be added later: the operator did not ask for a state without it.
+    if let Some(outage) = provider.tokens().into_iter().find_map(|token| token.outage) {
+        return Err(CreateError::Outage(outage));
+    }
     let descriptors = provider.keys();
     if descriptors.is_empty() {
         return Err(match provider.health().outage {

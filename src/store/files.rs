@@ -124,6 +124,19 @@ pub fn write_synced(name: &Path, bytes: &[u8]) -> io::Result<()> {
     write_whole(Path::new(&temporary), name, bytes)
 }
 
+/// Writes a new file, mode 0600, and syncs it with its name. What has the name already stays as it is.
+///
+/// # Errors
+/// `AlreadyExists`, and what the system says; nothing is left behind then.
+pub fn write_new(name: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(name)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| sync_directory(parent(name)));
+    if written.is_err() {
+        let _ = unlink(name);
+    }
+    written
+}
+
 /// The bytes of a small file in a wiped buffer, and its permission bits. None when it holds more than `bytes_max`.
 ///
 /// # Errors

@@ -42,6 +42,17 @@ impl HeadMark {
     }
 }
 
+/// A table of wraps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum WrapsTable {
+    /// Of bundle keys, by bundle number.
+    Bundles,
+    /// Of snapshots' data keys, by snapshot number.
+    Snapshots,
+    /// Of frames' data keys, by first position.
+    Frames,
+}
+
 /// A frame and the rows beside it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameRows {
@@ -103,6 +114,11 @@ pub trait FrameStore: Send {
     /// One chunk of a snapshot.
     fn chunk(&self, id: u64, index: u32) -> Result<Option<Vec<u8>>, FramesError>;
 
+    /// The first row of wraps at or after `from`, with its key.
+    fn wraps_from(&self, table: WrapsTable, from: u64) -> Result<Option<(u64, Vec<u8>)>, FramesError>;
+    /// The bundle wrap of the frame that begins at `first`.
+    fn bundle_wrap(&self, first: u64) -> Result<Option<Vec<u8>>, FramesError>;
+
     /// Appends a frame and sets the head.
     fn append(&mut self, expected: HeadMark, rows: &Append<'_>, head: &[u8]) -> Result<(), FramesError>;
     /// Sets the head alone: an anchor's intention.
@@ -117,6 +133,8 @@ pub trait FrameStore: Send {
     ) -> Result<(), FramesError>;
     /// Puts chunks of a snapshot that no head names yet.
     fn put_chunk(&mut self, expected: HeadMark, id: u64, index: u32, chunk: &[u8]) -> Result<(), FramesError>;
+    /// Puts rows of wraps in the place of those that are there. The head stays.
+    fn put_wraps(&mut self, expected: HeadMark, table: WrapsTable, rows: &[(u64, Vec<u8>)]) -> Result<(), FramesError>;
     /// The head names a new snapshot, and what it replaces goes: one transaction.
     fn flip(&mut self, expected: HeadMark, head: &[u8], prefix: Prefix) -> Result<(), FramesError>;
 }
@@ -130,6 +148,14 @@ const WRAPS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("wraps");
 const BUNDLE_WRAPS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("bundle_wraps");
 const SNAPSHOTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("snapshots");
 const CHUNKS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("chunks");
+
+const fn wraps_table(table: WrapsTable) -> TableDefinition<'static, u64, &'static [u8]> {
+    match table {
+        WrapsTable::Bundles => BUNDLES,
+        WrapsTable::Snapshots => SNAPSHOTS,
+        WrapsTable::Frames => WRAPS,
+    }
+}
 
 /// Bytes of the container's page cache: the working set of an append is its tree's right edge.
 const CACHE_BYTES: usize = 8 << 20;
@@ -212,6 +238,18 @@ impl RedbFrames {
         guarded(|| {
             let table = self.database.begin_read().map_err(damaged)?.open_table(table).map_err(damaged)?;
             Ok(table.get(key).map_err(damaged)?.map(|row| row.value().to_vec()))
+        })
+    }
+
+    fn row_from(
+        &self,
+        table: TableDefinition<'_, u64, &'static [u8]>,
+        from: u64,
+    ) -> Result<Option<(u64, Vec<u8>)>, FramesError> {
+        guarded(|| {
+            let table = self.database.begin_read().map_err(damaged)?.open_table(table).map_err(damaged)?;
+            let row = table.range(from..).map_err(damaged)?.next().transpose().map_err(damaged)?;
+            Ok(row.map(|(key, row)| (key.value(), row.value().to_vec())))
         })
     }
 
@@ -313,12 +351,7 @@ impl FrameStore for RedbFrames {
     }
 
     fn frame_from(&self, from: Position) -> Result<Option<FrameRows>, FramesError> {
-        let found = guarded(|| {
-            let table = self.database.begin_read().map_err(damaged)?.open_table(FRAMES).map_err(damaged)?;
-            let mut range = table.range(from.number()..).map_err(damaged)?;
-            let row = range.next().transpose().map_err(damaged)?;
-            Ok(row.map(|(first, frame)| (first.value(), frame.value().to_vec())))
-        })?;
+        let found = self.row_from(FRAMES, from.number())?;
         self.frame_rows(found)
     }
 
@@ -341,6 +374,14 @@ impl FrameStore for RedbFrames {
             let table = self.database.begin_read().map_err(damaged)?.open_table(CHUNKS).map_err(damaged)?;
             Ok(table.get((id, index)).map_err(damaged)?.map(|row| row.value().to_vec()))
         })
+    }
+
+    fn wraps_from(&self, table: WrapsTable, from: u64) -> Result<Option<(u64, Vec<u8>)>, FramesError> {
+        self.row_from(wraps_table(table), from)
+    }
+
+    fn bundle_wrap(&self, first: u64) -> Result<Option<Vec<u8>>, FramesError> {
+        self.row(BUNDLE_WRAPS, first)
     }
 
     fn append(&mut self, expected: HeadMark, rows: &Append<'_>, head: &[u8]) -> Result<(), FramesError> {
@@ -378,6 +419,12 @@ impl FrameStore for RedbFrames {
             let mut chunks = transaction.open_table(CHUNKS).map_err(damaged)?;
             chunks.insert((id, index), chunk).map_err(damaged)?;
             Ok(())
+        })
+    }
+
+    fn put_wraps(&mut self, expected: HeadMark, table: WrapsTable, rows: &[(u64, Vec<u8>)]) -> Result<(), FramesError> {
+        self.write(expected, |transaction| {
+            rows.iter().try_for_each(|(key, row)| put(transaction, wraps_table(table), *key, row))
         })
     }
 

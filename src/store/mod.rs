@@ -36,4 +36,4 @@ pub use open_error::OpenError;
 pub use persister::{Next, Persister};
 pub use recovery::{NotOpened, Opened, Opening, RecoverySink, SinkError, Verified};
 pub use snapshot::{SnapshotData, SnapshotSource};
-pub use status::{Counters, Releases, Status, Storage};
+pub use status::{Counters, Releases, Status, Storage, TokenStatus};

@@ -3,6 +3,7 @@
 //! It is the only one that calls the token or writes the container, and it holds no lock while it does (I9).
 
 mod anchoring;
+mod care;
 mod snapshots;
 
 use std::sync::Arc;
@@ -10,19 +11,21 @@ use std::time::Duration;
 
 use frostkeep_hsm::clock::Millis;
 use frostkeep_hsm::health::{Health, Outage, ProviderState};
-use frostkeep_hsm::provider::SealedObject;
+use frostkeep_hsm::provider::{KeyDescriptor, KeyName, SealedObject};
+use frostkeep_hsm::scheme::key_name;
 
+use self::care::Care;
 use self::snapshots::{Job, due_bytes};
 use super::anchor::{AnchorKeeper, Strength};
 use super::core::Core;
 use super::durable::Position;
 use super::frame::{self, Header};
-use super::frames::{Append, HeadMark};
+use super::frames::{Append, HeadMark, WrapsTable};
 use super::line::{Line, Waiting};
 use super::rows::{Head, RowKind, wraps_row};
 use super::seal::{BundleKey, OBJECT_BUNDLE, OBJECT_FRAME, fresh_key, opens_again};
 use super::snapshot::SnapshotSource;
-use super::status::{Counters, Releases, Status, Storage};
+use super::status::{Counters, Releases, Status, Storage, TokenStatus};
 
 /// Time between two looks at a full disk, and between two tries of an anchor step that failed.
 const RETRY_MS: u64 = 1_000;
@@ -63,6 +66,7 @@ pub struct Persister {
     source: Option<Arc<dyn SnapshotSource>>,
     job: Option<Job>,
     snapshot_due_bytes: u64,
+    care: Care,
 }
 
 impl Persister {
@@ -75,6 +79,7 @@ impl Persister {
     ) -> Self {
         let durable = Position::new(core.head.last);
         let snapshot_due_bytes = due_bytes(&core);
+        let care = Care::new(&core);
         let mut persister = Self {
             core,
             line,
@@ -91,7 +96,10 @@ impl Persister {
             source: None,
             job: None,
             snapshot_due_bytes,
+            care,
         };
+        let line = persister.line.clone();
+        persister.core.provider.set_waker(Arc::new(move || line.wake()));
         persister.publish();
         persister
     }
@@ -188,7 +196,10 @@ impl Persister {
         if let Worked::Waits = self.snapshot() {
             return self.next_or(waits);
         }
-        if self.line.waiting_records() > 0 || self.job.is_some() {
+        if let Worked::Waits = self.care() {
+            return waits;
+        }
+        if self.line.waiting_records() > 0 || self.job.is_some() || self.care_is_due() {
             return Next::Now;
         }
         Next::Sleep(if self.keeper.unresolved() { rest.min(Duration::from_millis(RETRY_MS)) } else { rest })
@@ -246,7 +257,7 @@ impl Persister {
         row_kind: RowKind,
         id: u64,
         key: &frostkeep_hsm::provider::DataKey,
-    ) -> Result<Vec<u8>, ()> {
+    ) -> Result<SealedKey, ()> {
         let object = SealedObject { store: self.core.store, kind, id };
         let wraps = self.core.provider.wrap(&object, key).map_err(|_| ())?;
         self.counters.seals += 1;
@@ -254,9 +265,10 @@ impl Persister {
             tracing::error!(id, "a wrap of a new key does not open again: it is not used");
             return Err(());
         }
-        wraps_row(row_kind, id, &wraps).map_err(|error| {
+        let row = wraps_row(row_kind, id, &wraps).map_err(|error| {
             tracing::error!(%error, "the key provider gave wraps that cannot be stored");
-        })
+        })?;
+        Ok(SealedKey { row, under: wraps.iter().map(|wrap| wrap.key).collect() })
     }
 
     fn seal(&mut self, batch: &[Waiting], first: Position, last: Position) -> Result<Sealed, ()> {
@@ -310,9 +322,9 @@ impl Persister {
         let rows = Append {
             first: sealed.first,
             frame: &sealed.frame,
-            wraps: &sealed.wraps,
+            wraps: &sealed.wraps.row,
             bundle_wrap: &sealed.bundle_wrap,
-            bundle: sealed.bundle.as_ref().map(|(bundle, wraps)| (bundle.number, wraps.as_slice())),
+            bundle: sealed.bundle.as_ref().map(|(bundle, wraps)| (bundle.number, wraps.row.as_slice())),
         };
         if let Err(error) = self.core.frames.append(self.core.mark, &rows, &row) {
             self.fail("appending a frame", &error);
@@ -322,10 +334,12 @@ impl Persister {
         self.line.written(sealed.last);
         self.counters.batches += 1;
         self.counters.records += batch.len() as u64;
-        let bytes = sealed.frame.len() + sealed.wraps.len() + sealed.bundle_wrap.len();
+        let bytes = sealed.frame.len() + sealed.wraps.row.len() + sealed.bundle_wrap.len();
         self.counters.row_bytes += bytes as u64;
         self.core.journal_bytes += sealed.frame.len() as u64;
-        if let Some((bundle, _)) = sealed.bundle {
+        self.care.wrote(&self.core, WrapsTable::Frames, sealed.first.number(), &sealed.wraps.under);
+        if let Some((bundle, wraps)) = sealed.bundle {
+            self.care.wrote(&self.core, WrapsTable::Bundles, bundle.number, &wraps.under);
             self.core.bundle = bundle;
         }
         self.keeper.intended = intended;
@@ -371,6 +385,7 @@ impl Persister {
         Status {
             durable: self.durable,
             health: self.health(),
+            tokens: self.tokens(),
             storage: self.storage.clone(),
             epoch: self.epoch,
             epoch_recorded: self.durable >= self.epoch_position,
@@ -378,6 +393,14 @@ impl Persister {
             anchor: self.keeper.status(last),
             counters: self.counters,
         }
+    }
+
+    fn tokens(&self) -> Arc<[TokenStatus]> {
+        let tokens = self.core.provider.tokens().into_iter();
+        // A token whose key is not known yet has not shown that it opens anything.
+        let current =
+            |key: Option<&KeyDescriptor>| key.is_some_and(|key| self.care.is_current(&self.core, key_name(key)));
+        tokens.map(|health| TokenStatus { current: current(health.keys.first()), health }).collect()
     }
 
     /// The provider's, unless the line waits for an anchor that the provider itself thinks healthy: then nobody may
@@ -401,7 +424,13 @@ struct Sealed {
     first: Position,
     last: Position,
     frame: Vec<u8>,
-    wraps: Vec<u8>,
+    wraps: SealedKey,
     bundle_wrap: Vec<u8>,
-    bundle: Option<(BundleKey, Vec<u8>)>,
+    bundle: Option<(BundleKey, SealedKey)>,
+}
+
+/// A data key as the tokens wrapped it: its row, and under which keys.
+struct SealedKey {
+    row: Vec<u8>,
+    under: Vec<KeyName>,
 }

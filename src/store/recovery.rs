@@ -6,6 +6,7 @@ mod replay;
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use frostkeep_hsm::health::Health;
@@ -243,6 +244,7 @@ impl Opening {
         let status = Status {
             durable: last,
             health: self.provider.health(),
+            tokens: Arc::from([]),
             storage: Storage::Writable,
             epoch,
             epoch_recorded: false,
@@ -271,6 +273,7 @@ impl Opening {
             environment: self.environment,
             tuning: self.tuning,
             store: self.store,
+            keys: self.keys,
             head: walked.head,
             mark: walked.mark,
             bundle: walked.bundle,

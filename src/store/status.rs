@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use frostkeep_hsm::clock::Millis;
-use frostkeep_hsm::health::Health;
+use frostkeep_hsm::health::{Health, TokenHealth};
 
 use super::anchor::AnchorStatus;
 use super::durable::Position;
@@ -15,6 +15,8 @@ pub struct Status {
     pub durable: Position,
     /// The key provider. Counts as `Out` while an owed anchor blocks the line.
     pub health: Health,
+    /// Its tokens, the primary first.
+    pub tokens: Arc<[TokenStatus]>,
     /// The disk.
     pub storage: Storage,
     /// The epoch of this process.
@@ -37,6 +39,15 @@ impl Status {
             && self.epoch_recorded
             && matches!(self.releases, Releases::Allowed)
     }
+}
+
+/// One token of the key provider, and what the store knows of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenStatus {
+    /// The token.
+    pub health: TokenHealth,
+    /// Whether everything on disk has a wrap of its sealing key, so that it opens the state alone.
+    pub current: bool,
 }
 
 /// Whether records can be written.
@@ -87,6 +98,8 @@ pub struct Counters {
     pub seals: u64,
     /// Seals that the token refused; nothing was written for them.
     pub seals_failed: u64,
+    /// Rows that got a wrap of a key whose token had been away.
+    pub wraps_caught_up: u64,
     /// Anchor updates confirmed by the token.
     pub anchors: u64,
     /// Anchor steps that failed.

@@ -2,7 +2,7 @@
 //!
 //! - [`v1`]: the messages and services, compiled from the proto file, which documents every field
 //! - [`request`], [`reply`]: requests and replies of the engine, both ways, so that a field is read beside where it is written
-//! - [`ceremony`]: the same for key generation
+//! - [`ceremony`], [`drill`]: the same for key generation and for outage drills
 //! - `bounds`: what a request may hold, counted before it is decoded
 //! - [`status`]: a refusal as a gRPC status with `google.rpc.ErrorInfo`, and back
 //!
@@ -11,6 +11,7 @@
 
 pub(crate) mod bounds;
 pub mod ceremony;
+pub mod drill;
 mod field;
 pub mod reply;
 pub mod request;

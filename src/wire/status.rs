@@ -22,6 +22,13 @@ pub fn status(reason: Reason, problem: impl Into<String>) -> Status {
     built(reason, problem.into(), HashMap::new(), None)
 }
 
+/// The same for a request that can pass after this time.
+pub fn later_status(reason: Reason, problem: impl Into<String>, left_ms: u64) -> Status {
+    let mut note = Note::default();
+    note.add("left_ms", left_ms.to_string());
+    built(reason, problem.into(), note.metadata, Some(left_ms))
+}
+
 /// The status of a state that is not open because of an outage: nothing is served then.
 pub fn sealed_status(problem: impl Into<String>, outage: &Outage, now: Millis) -> Status {
     let mut note = Note::default();
@@ -197,7 +204,9 @@ pub const fn code(reason: Reason) -> Code {
         | Reason::CeremonyIncomplete
         | Reason::CeremonyFailed
         | Reason::RosterMismatch
-        | Reason::RosterInvalid => Code::FailedPrecondition,
+        | Reason::RosterInvalid
+        | Reason::LiveTraffic
+        | Reason::DrillOn => Code::FailedPrecondition,
     }
 }
 
@@ -223,7 +232,8 @@ pub struct Problem {
     pub commitments: Option<Vec<u8>>,
     /// `session_finalized`: the signature.
     pub signature: Option<[u8; 64]>,
-    /// `vote_too_early`: how long the coordinator has left, milliseconds.
+    /// How long the coordinator has left (`vote_too_early`), the node has to be quiet (`live_traffic`), or the drill goes on
+    /// (`drill_on`), milliseconds.
     pub left_ms: Option<u64>,
     /// `attempt_stale`, `attempt_future`: the active attempt's number.
     pub active_number: Option<u32>,

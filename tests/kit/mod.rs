@@ -27,14 +27,16 @@ use frostkeep::frost::{Commitments, GroupKey, SignatureShare, SigningPackage};
 use frostkeep::hsm::clock::{Clock, SystemClock};
 use frostkeep::hsm::config::{AgentCommand, Deadlines, TokenConfig};
 use frostkeep::hsm::entropy;
-use frostkeep::hsm::health::Health;
+use frostkeep::hsm::health::{Health, TokenHealth};
 use frostkeep::hsm::outage::Backoff;
 use frostkeep::hsm::provider::{
-    AnchorRead, AnchorValue, DataKey, KeyDescriptor, KeyProvider, SealedObject, Unavailable, UnwrapError, Wrap,
+    AnchorRead, AnchorValue, DataKey, KeyDescriptor, KeyName, KeyProvider, SealedObject, Unavailable, UnwrapError,
+    Waker, Wrap,
 };
 use frostkeep::hsm::provision::{self, CreateKey};
 use frostkeep::hsm::scripted::ScriptedHandle;
 use frostkeep::hsm::sealer::{Provider, Timing};
+use frostkeep::hsm::tokens::Tokens;
 use frostkeep::identity::IdentityKey;
 use frostkeep::ids::{AttemptPolicy, CeremonyId, KeyGroupId, Member, Message, SessionId};
 use frostkeep::keygen::{Certificate, ConfirmedKeyGroup, Parameters};
@@ -44,7 +46,7 @@ use frostkeep::roast::{AttemptBinding, AttemptContext, Evidence, TimeoutVote, Tr
 use frostkeep::store::{
     DenyFiles, Environment, FreeSpace, Line, Next, Opened, Opening, Persister, Tuning, VolumeSpace,
 };
-use frostkeep_fixtures::{P11KitServer, SoftToken, make_token};
+use frostkeep_fixtures::{P11KitServer, Shim, SoftToken, make_token, softhsm_module};
 use rand_core::RngCore;
 
 pub const PIN: &str = "kit-pin-7d1f";
@@ -66,6 +68,9 @@ pub enum Token {
     Scripted(ScriptedHandle),
     Soft(SoftToken),
     Remote(SoftToken, P11KitServer),
+    /// Two tokens, of which either one opens everything.
+    Two(Box<[Token; 2]>),
+    Shimmed(SoftToken, Shim),
 }
 
 /// Fast enough for tests; the ratios are those of production.
@@ -99,6 +104,21 @@ impl Token {
         Self::Remote(soft, server)
     }
 
+    /// A real token behind the fault shim.
+    pub fn shimmed(directory: &Path, label: &str) -> Self {
+        let soft = make_token(directory, label, PIN).unwrap();
+        Self::Soft(soft.clone()).provision();
+        let shim = Shim::new(directory, softhsm_module().unwrap()).unwrap();
+        Self::Shimmed(soft, shim)
+    }
+
+    pub fn shim(&self) -> &Shim {
+        match self {
+            Self::Shimmed(_, shim) => shim,
+            _ => panic!("no shim is before this token"),
+        }
+    }
+
     pub fn scripted_handle(&self) -> &ScriptedHandle {
         match self {
             Self::Scripted(handle) => handle,
@@ -109,9 +129,15 @@ impl Token {
     pub fn config(&self) -> TokenConfig {
         let (uri, environment, latch) = match self {
             Self::Scripted(_) => panic!("a scripted token has no configuration"),
+            Self::Two(_) => panic!("two tokens have two configurations"),
             Self::Soft(soft) => (soft.uri("frostkeep").unwrap(), soft.environment(), soft.latch_directory()),
             Self::Remote(soft, server) => {
                 (server.uri("frostkeep").unwrap(), server.environment(), soft.latch_directory())
+            }
+            Self::Shimmed(soft, shim) => {
+                let mut environment = soft.environment();
+                environment.extend(shim.environment());
+                (soft.uri_through(shim.module(), "frostkeep"), environment, soft.latch_directory())
             }
         };
         TokenConfig {
@@ -144,7 +170,37 @@ impl Token {
                 handle.set_deadline(Duration::from_millis(400));
                 Box::new(Provider::new(handle.token(), timing(), clock, Box::new(entropy::os())))
             }
+            Self::Two(tokens) => {
+                let configs = [tokens[0].config(), tokens[1].config()];
+                Box::new(Tokens::from_config(&configs, 1, &clock).unwrap())
+            }
             _ => Box::new(Provider::from_config(&self.config(), clock).unwrap()),
+        }
+    }
+
+    /// One of two.
+    pub fn of_two(&mut self, number: usize) -> &mut Token {
+        match self {
+            Self::Two(tokens) => &mut tokens[number],
+            _ => panic!("there is one"),
+        }
+    }
+
+    /// Every call hangs.
+    pub fn hang(&self) {
+        match self {
+            Self::Remote(_, server) => server.stop().unwrap(),
+            Self::Scripted(handle) => handle.hang(),
+            _ => panic!("it does not hang"),
+        }
+    }
+
+    /// The calls go on.
+    pub fn go_on(&self) {
+        match self {
+            Self::Remote(_, server) => server.resume().unwrap(),
+            Self::Scripted(handle) => handle.release(),
+            _ => panic!("it does not hang"),
         }
     }
 
@@ -152,8 +208,9 @@ impl Token {
     pub fn take_away(&mut self) {
         match self {
             Self::Scripted(handle) => handle.fail_until_healed(frostkeep::hsm::token::FaultClass::Token),
-            Self::Soft(soft) => soft.take_away().unwrap(),
+            Self::Soft(soft) | Self::Shimmed(soft, _) => soft.take_away().unwrap(),
             Self::Remote(_, server) => server.kill(),
+            Self::Two(tokens) => tokens.iter_mut().for_each(Token::take_away),
         }
     }
 
@@ -161,8 +218,9 @@ impl Token {
     pub fn bring_back(&mut self) {
         match self {
             Self::Scripted(handle) => handle.heal(),
-            Self::Soft(soft) => soft.bring_back().unwrap(),
+            Self::Soft(soft) | Self::Shimmed(soft, _) => soft.bring_back().unwrap(),
             Self::Remote(_, server) => server.restart().unwrap(),
+            Self::Two(tokens) => tokens.iter_mut().for_each(Token::bring_back),
         }
     }
 }
@@ -173,6 +231,8 @@ pub enum Kind {
     Scripted,
     Soft,
     Remote,
+    TwoRemote,
+    Shimmed,
 }
 
 /// A node with its token and its directory.
@@ -192,6 +252,11 @@ impl TestNode {
             Kind::Scripted => Token::scripted(&label),
             Kind::Soft => Token::soft(&directory, &label),
             Kind::Remote => Token::remote(&directory, &label),
+            Kind::TwoRemote => {
+                let one = |name: &str| Token::remote(&directory.join(name), &format!("{label}-{name}"));
+                Token::Two(Box::new([one("a"), one("b")]))
+            }
+            Kind::Shimmed => Token::shimmed(&directory, &label),
         };
         let mut config = NodeConfig::new(directory.join("state"));
         config.tuning = Tuning { disk_reserve_bytes: 0, ..Tuning::default() };
@@ -592,12 +657,21 @@ impl KeyProvider for Slow {
     fn health(&self) -> Health {
         self.provider.health()
     }
+    fn tokens(&self) -> Vec<TokenHealth> {
+        self.provider.tokens()
+    }
+    fn set_waker(&mut self, waker: Waker) {
+        self.provider.set_waker(waker);
+    }
     fn tick(&mut self) -> Duration {
         self.provider.tick()
     }
     fn wrap(&mut self, object: &SealedObject, key: &DataKey) -> Result<Vec<Wrap>, Unavailable> {
         std::thread::sleep(Duration::from_millis(self.seal_ms));
         self.provider.wrap(object, key)
+    }
+    fn wrap_under(&mut self, name: KeyName, object: &SealedObject, key: &DataKey) -> Result<Wrap, Unavailable> {
+        self.provider.wrap_under(name, object, key)
     }
     fn unwrap(&mut self, object: &SealedObject, wraps: &[Wrap]) -> Result<DataKey, UnwrapError> {
         self.provider.unwrap(object, wraps)

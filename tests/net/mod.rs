@@ -51,6 +51,8 @@ pub struct NetPlan {
     pub settings: String,
     /// The users of the Unix sockets; none for the default.
     pub admin_uids: Option<Vec<u32>>,
+    /// Whether the tokens are real ones, SoftHSM behind the token agent.
+    pub soft: bool,
 }
 
 impl NetPlan {
@@ -62,6 +64,7 @@ impl NetPlan {
             coordination: true,
             settings: String::new(),
             admin_uids: None,
+            soft: false,
         }
     }
 }
@@ -70,6 +73,8 @@ impl NetPlan {
 pub struct NetNode {
     pub name: String,
     pub token: ScriptedHandle,
+    /// The real token in its place.
+    pub real: Option<Token>,
     pub config: ServerConfig,
     pub node_config: NodeConfig,
     pub line: NodeLine,
@@ -211,9 +216,11 @@ impl NetNode {
 
         let Token::Scripted(token) = Token::scripted(&name) else { panic!("a scripted token is scripted") };
         let scripted = Token::Scripted(token.clone());
-        init(&node_config, scripted.provider().as_mut()).unwrap();
+        let real = plan.soft.then(|| Token::soft(&home, &name));
+        let used = real.as_ref().unwrap_or(&scripted);
+        init(&node_config, used.provider().as_mut()).unwrap();
         // The first start makes identity and client key.
-        let provider = scripted.provider_on(Arc::clone(&node_config.clock));
+        let provider = used.provider_on(Arc::clone(&node_config.clock));
         let node = Node::start(node_config.clone(), provider).unwrap();
         let engine = node.opened().await.unwrap();
         eventually("identity and client key are durable", || {
@@ -235,7 +242,7 @@ impl NetNode {
             members: vec![member(u16::try_from(index + 1).unwrap())],
             roles: plan.node_roles.clone(),
         };
-        Self { name, token, config, node_config, line, client_key, server: None, listener: Some(listener) }
+        Self { name, token, real, config, node_config, line, client_key, server: None, listener: Some(listener) }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -244,7 +251,8 @@ impl NetNode {
 
     /// Starts the server; the node may be sealed.
     pub async fn start(&mut self) {
-        let provider = Token::Scripted(self.token.clone()).provider_on(Arc::clone(&self.node_config.clock));
+        let scripted = Token::Scripted(self.token.clone());
+        let provider = self.real.as_ref().unwrap_or(&scripted).provider_on(Arc::clone(&self.node_config.clock));
         let server = Server::start(&self.config, self.node_config.clone(), provider, self.listener.take()).await;
         self.server = Some(server.unwrap());
     }

@@ -1,7 +1,10 @@
 //! The token agent: the process that loads the PKCS#11 module, so that the module can neither read the node's memory, nor crash
 //! it, nor hang it.
 
+pub mod anchor;
+pub mod examine;
 mod harden;
+mod play;
 pub mod protocol;
 
 use std::fs::File;
@@ -86,6 +89,10 @@ pub fn main() -> ExitCode {
                 let answer = module.create_key(label, id).map(|()| Reply::Done);
                 reply(&mut replies, answer)
             }
+            (Request::Play { outage, call }, true) => reply(&mut replies, play::answer(outage, *call)),
+            (Request::Delay { ms }, true) => reply(&mut replies, play::delay(*ms)),
+            (Request::Examine(request), true) => reply(&mut replies, examine::answer(&mut module, request)),
+            (Request::Anchor(request), true) => reply(&mut replies, anchor::answer(&module, request, tail)),
         };
         drop(frame);
         if written.is_err() {

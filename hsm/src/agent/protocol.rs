@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroize;
 
+use super::anchor::{AnchorRequest, Anchored};
+use super::examine::{Examine, Examined};
 use crate::token::{TokenError, TokenInfo};
 
 /// Header and tail of one frame, bytes. The largest is a list of [`KEYS_FOUND_MAX`] keys.
@@ -20,7 +22,7 @@ pub const KEYS_FOUND_MAX: usize = 8;
 /// Longest `CKA_ID` or label that is looked at, bytes.
 pub const ATTRIBUTE_BYTES_MAX: usize = 128;
 /// Version of this protocol. Node and agent come from one build; a stale binary is refused by name.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// How one token is told from others. Texts are compared without padding.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -78,6 +80,63 @@ pub enum Request {
         /// `CKA_ID`.
         id: Vec<u8>,
     },
+    /// In a drill, in place of another request: answers as a token in this outage would. Does not touch the module.
+    Play {
+        /// The outage.
+        outage: PlayedOutage,
+        /// The request in whose place it stands.
+        call: PlayedCall,
+    },
+    /// In a drill, before another request: answers after this time. Does not touch the module.
+    Delay {
+        /// The time, milliseconds.
+        ms: u64,
+    },
+    /// What only `token check` asks.
+    Examine(Examine),
+    /// An anchor object. The tail is its value, if the act has one.
+    Anchor(AnchorRequest),
+}
+
+/// An outage that the agent plays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PlayedOutage {
+    /// The token is gone.
+    Unplug,
+    /// No call returns.
+    Hang,
+    /// Every call ends the process.
+    Crash,
+    /// The session is gone, and logins are refused.
+    Pin {
+        /// What the token said of itself when it was last asked.
+        token: TokenInfo,
+    },
+}
+
+/// A request that is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PlayedCall {
+    /// [`Request::Connect`].
+    Connect,
+    /// [`Request::Login`], without the PIN.
+    Login,
+    /// [`Request::Find`].
+    Find,
+    /// [`Request::Derive`], without its input.
+    Derive,
+}
+
+impl PlayedCall {
+    /// Its name in errors, that of the request itself.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Login => "login",
+            Self::Find => "find",
+            Self::Derive => "derive",
+        }
+    }
 }
 
 /// A key that a search found.
@@ -110,6 +169,10 @@ pub enum Reply {
     Derived,
     /// The request failed.
     Failed(TokenError),
+    /// `Examine`.
+    Examined(Examined),
+    /// `Anchor`.
+    Anchored(Anchored),
 }
 
 /// One frame, wiped on drop; its buffer never grows.
@@ -196,6 +259,8 @@ mod tests {
     fn login() -> Request {
         Request::Login { lock: "lock".into() }
     }
+    use crate::agent::anchor::ANCHOR_BYTES_MAX;
+    use crate::agent::examine::KeyAttributes;
     use crate::token::{DETAIL_BYTES_MAX, FaultClass};
     use proptest::prelude::*;
 
@@ -220,6 +285,16 @@ mod tests {
             extractable: Some(true),
         };
         assert!(Frame::new(&Reply::Keys(vec![key; KEYS_FOUND_MAX]), &[]).is_ok());
+        let told = KeyAttributes {
+            id: vec![255; ATTRIBUTE_BYTES_MAX],
+            label: "x".repeat(ATTRIBUTE_BYTES_MAX * 3),
+            key_type: Some("x".repeat(64)),
+            value_bytes: Some(u64::MAX),
+            ..KeyAttributes::default()
+        };
+        assert!(Frame::new(&Reply::Examined(Examined::Attributes(vec![told; KEYS_FOUND_MAX])), &[]).is_ok());
+        let values = vec![vec![255; ANCHOR_BYTES_MAX]; KEYS_FOUND_MAX];
+        assert!(Frame::new(&Reply::Anchored(Anchored::Values(values)), &[]).is_ok());
         let error = TokenError::new(FaultClass::Usage, "operation", "code", "d".repeat(5_000));
         assert_eq!(error.detail.len(), DETAIL_BYTES_MAX);
         assert!(Frame::new(&Reply::Failed(error), &[]).is_ok());

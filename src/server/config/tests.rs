@@ -30,7 +30,7 @@ fn the_shortest_configuration_is_complete_and_its_paths_are_relative_to_the_file
     assert_eq!(config.state, Path::new("/etc/frostkeep/state"));
     assert_eq!(config.roster, Path::new("/etc/frostkeep/roster.toml"));
     assert_eq!(config.socket, Path::new("/etc/frostkeep/state/admin.sock"));
-    assert_eq!(config.token.latch_directory, Path::new("/etc/frostkeep/latch"));
+    assert_eq!(config.tokens[0].latch_directory, Path::new("/etc/frostkeep/latch"));
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.admin_uids, BTreeSet::from([0, nix::unistd::geteuid().as_raw()]));
     assert!(!config.coordination && config.engine.tighten.is_none());
@@ -44,7 +44,8 @@ fn the_manual_s_example_shows_every_setting_at_its_default() {
     assert_eq!(format!("{:?}", engine(&example)), format!("{:?}", engine(&shortest)));
     assert!(example.engine.tighten.is_some());
     let token = |config: &ServerConfig| {
-        let TokenConfig { health_interval_ms, backoff_ms_min, backoff_ms_max, deadlines, .. } = config.token.clone();
+        let TokenConfig { health_interval_ms, backoff_ms_min, backoff_ms_max, deadlines, .. } =
+            config.tokens[0].clone();
         (health_interval_ms, backoff_ms_min, backoff_ms_max, deadlines)
     };
     assert_eq!(token(&example), token(&shortest));
@@ -90,9 +91,22 @@ fn a_value_that_cannot_be_is_refused_by_name() {
         assert!(error.to_string().contains(named) && error.to_string().contains(PATH), "{named}: {error}");
         assert!(!error.hint().is_empty());
     }
-    let twice = format!("{SHORTEST}{}", SHORTEST.split_at(SHORTEST.find("[[token]]").unwrap()).1);
-    let error = parsed(&twice).unwrap_err().to_string();
-    assert!(error.contains("given 2 times"), "{error}");
+    let token = SHORTEST.split_at(SHORTEST.find("[[token]]").unwrap()).1;
+    let second = token.replace("token=a", "token=b");
+    let refusal = |text: &str| {
+        let error = parsed(text).unwrap_err();
+        std::error::Error::source(&error).unwrap().to_string()
+    };
+    let twice = refusal(&format!("{SHORTEST}{token}"));
+    assert!(twice.starts_with("two tokens have the uri pkcs11:token=a"), "{twice}");
+    let many = refusal(&format!("{SHORTEST}{}", second.repeat(8)));
+    assert_eq!(many, "9 tokens, 1 to 8 are allowed");
+    let both = parsed(&format!("min_wraps = 2\n{SHORTEST}{second}")).unwrap();
+    assert_eq!((both.tokens.len(), both.min_wraps), (2, 2));
+    for min_wraps in [0, 2] {
+        let found = refusal(&format!("min_wraps = {min_wraps}\n{SHORTEST}"));
+        assert_eq!(found, format!("min_wraps is {min_wraps}, 1 to the number of tokens, 1, is allowed"));
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use super::super::anchor::Strength;
 use super::super::core::Core;
 use super::super::durable::Position;
 use super::super::frame;
-use super::super::frames::Prefix;
+use super::super::frames::{Prefix, WrapsTable};
 use super::super::rows::{RowKind, SnapshotHead};
 use super::super::seal::{OBJECT_SNAPSHOT, bundle_of, fresh_key};
 use super::super::snapshot::{ChunkPlace, Cutter};
@@ -69,12 +69,13 @@ impl Persister {
             self.counters.seals_failed += 1;
             return Worked::Waits;
         };
-        if let Err(error) = self.core.frames.begin_snapshot(self.core.mark, id, &wraps, kept) {
+        if let Err(error) = self.core.frames.begin_snapshot(self.core.mark, id, &wraps.row, kept) {
             self.fail("beginning a snapshot", &error);
             return Worked::Waits;
         }
         self.counters.syncs += 1;
-        self.counters.row_bytes += wraps.len() as u64;
+        self.counters.row_bytes += wraps.row.len() as u64;
+        self.care.wrote(&self.core, WrapsTable::Snapshots, id, &wraps.under);
         self.job = Some(Job {
             head: SnapshotHead { id, position, chain, chunks: 0, bytes: 0 },
             key,

@@ -1,0 +1,116 @@
+//! What is drilled: a node, and the members whose commitments its rounds need.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+
+use frostkeep_hsm::drill::MARK;
+
+use crate::client::{ClientError, DrillBegun, DrillOrder, DrillView, ServedRound};
+use crate::engine::{CommitRequest, SessionRequest, SignRequest};
+use crate::frost::{Commitments, GroupKey};
+use crate::identity::IdentityKey;
+use crate::ids::{DrillId, FreezeId, KeyGroupId, Member};
+
+/// The key group that rounds are asked of, and the member of the node that answers them.
+#[derive(Clone)]
+pub struct Seat {
+    /// The key group.
+    pub group: GroupKey,
+    /// Who holds which seat.
+    pub identities: BTreeMap<Member, IdentityKey>,
+    /// The member, a seat of the node that is drilled.
+    pub member: Member,
+}
+
+impl Seat {
+    /// The key group's id.
+    pub fn key_group(&self) -> KeyGroupId {
+        self.group.id()
+    }
+}
+
+/// An outage as the node tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenOutage {
+    /// Its class.
+    pub class: String,
+    /// What was seen last.
+    pub detail: String,
+}
+
+impl SeenOutage {
+    /// Whether a drill plays it.
+    pub fn is_drilled(&self) -> bool {
+        self.detail.starts_with(MARK)
+    }
+}
+
+/// Counters of the node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Rounds that were computed for the caller that got them.
+    pub rounds_fresh: u64,
+    /// Rounds that were served from memory.
+    pub rounds_replayed: u64,
+    /// Refusals by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Batches sealed by the token.
+    pub seals: u64,
+    /// Token agents started.
+    pub agents_started: u64,
+    /// Outages begun.
+    pub outages: u64,
+    /// How many of them drills began.
+    pub outages_drilled: u64,
+}
+
+/// The node at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether it would take fresh work.
+    pub ready: bool,
+    /// State of the key provider.
+    pub state: String,
+    /// The outage, if there is one.
+    pub outage: Option<SeenOutage>,
+    /// The drill that is on.
+    pub drill: Option<DrillView>,
+    /// Its counters.
+    pub counts: Counts,
+}
+
+/// Whether a key group is frozen, and by what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Freezes {
+    /// Whether it is frozen.
+    pub frozen: bool,
+    /// The freezes in force.
+    pub freezes: Vec<FreezeId>,
+}
+
+/// A node that is drilled. Every call ends, with an answer or without.
+///
+/// # Errors
+/// Each call fails with [`ClientError`].
+pub trait Stand: Send + Sync + 'static {
+    /// How the node is now.
+    fn look(&self) -> impl Future<Output = Result<Seen, ClientError>> + Send;
+
+    /// Begins a drill.
+    fn begin(&self, order: &DrillOrder) -> impl Future<Output = Result<DrillBegun, ClientError>> + Send;
+
+    /// Ends the drill, if it is on.
+    fn end(&self, drill: &DrillId) -> impl Future<Output = Result<(), ClientError>> + Send;
+
+    /// The freezes of a key group.
+    fn freezes(&self, key_group: &KeyGroupId) -> impl Future<Output = Result<Freezes, ClientError>> + Send;
+
+    /// Commitments of a member, from its node.
+    fn commit(&self, request: &CommitRequest) -> impl Future<Output = Result<Commitments, ClientError>> + Send;
+
+    /// A round of the drilled node's member.
+    fn round(&self, request: &SignRequest) -> impl Future<Output = Result<ServedRound, ClientError>> + Send;
+
+    /// Ends the session on the node of a member.
+    fn abort(&self, member: Member, request: &SessionRequest) -> impl Future<Output = Result<(), ClientError>> + Send;
+}
