@@ -176,6 +176,10 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number: {text}")))
 }
 
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
 struct Soak {
     token: Token,
     scene: Scene,
@@ -239,7 +243,7 @@ impl Soak {
                 let (durable, control) =
                     story.in_the_band(&before, story.outage, |what| what == What::Again, "durable");
                 row.p99.push(durable.p99());
-                served = format!(", durable rounds {durable} (control p99 {:?})", control.p99());
+                served = format!(", durable rounds {durable} (control p99 {:.1} ms)", ms(control.p99()));
             }
         }
         let (breaches, broken) = load.broken();
@@ -283,19 +287,20 @@ fn random_outages_lose_nothing_double_nothing_and_heal() {
     eprintln!(
         "kind         made  noticed  refused  healed ms: median    p90  slowest  p99 of durable rounds ms: median  worst"
     );
-    let ms = |time: Duration| time.as_secs_f64() * 1e3;
     for (kind, row) in &rows {
         let (healed, p99) = (Times::new(row.healed.clone()), Times::new(row.p99.clone()));
+        // None was long enough to have one.
+        let told = |percent| if row.p99.is_empty() { "-".into() } else { format!("{:.1}", ms(p99.quantile(percent))) };
         eprintln!(
-            "{kind:<10}  {:>5}  {:>7}  {:>7}  {:>17.0}  {:>5.0}  {:>7.0}  {:>32.1}  {:>5.1}",
+            "{kind:<10}  {:>5}  {:>7}  {:>7}  {:>17.0}  {:>5.0}  {:>7.0}  {:>32}  {:>5}",
             row.made,
             row.noticed,
             row.refused,
             ms(healed.quantile(50)),
             ms(healed.quantile(90)),
             ms(healed.quantile(100)),
-            ms(p99.quantile(50)),
-            ms(p99.quantile(100)),
+            told(50),
+            told(100),
         );
     }
     let made: usize = rows.values().map(|row| row.made).sum();
