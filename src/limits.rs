@@ -105,6 +105,9 @@ pub const WRAPS_LOOKED_AT_PER_STEP_MAX: usize = 256;
 /// Rows that get a wrap between two batches: a batch waits for as many calls of the token that is caught up.
 pub const WRAPS_CARED_PER_STEP_MAX: usize = 16;
 
+/// How long a piece of catching up may go on between two batches, milliseconds; it ends after one row when a record waits.
+pub const CARE_MS_MAX: u64 = 100;
+
 /// Encoded wraps of one object, bytes. Every scheme of `tokens` fits with room; the same on write and on read.
 pub const WRAPS_BYTES_MAX: usize = 16 << 10;
 

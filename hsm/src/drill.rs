@@ -160,6 +160,8 @@ struct State {
     last: Option<Drill>,
     token: Option<TokenInfo>,
     outages: u64,
+    // Whether the last drill's is among them: several tokens have one outage.
+    counted: bool,
 }
 
 /// Begins and ends drills, and says whether one is on. Cheap to clone; no token call ever holds its lock.
@@ -185,7 +187,7 @@ impl DrillSwitch {
             health_interval_ms: longest(|config| config.health_interval_ms),
             backoff_ms_max: longest(|config| config.backoff_ms_max),
         };
-        let state = State { last: None, token: None, outages: 0 };
+        let state = State { last: None, token: None, outages: 0, counted: false };
         Self { state: Arc::new(Mutex::new(state)), clock, times, primary: true }
     }
 
@@ -223,6 +225,7 @@ impl DrillSwitch {
         let until = now.plus(duration_ms);
         let drill = Drill { id, kind, by, begun: now, begun_unix: self.clock.unix_seconds(), until };
         state.last = Some(drill.clone());
+        state.counted = false;
         Ok(drill)
     }
 
@@ -263,7 +266,10 @@ impl DrillSwitch {
     }
 
     pub(crate) fn note_outage(&self) {
-        self.state().outages += 1;
+        let mut state = self.state();
+        if !std::mem::replace(&mut state.counted, true) {
+            state.outages += 1;
+        }
     }
 }
 

@@ -18,12 +18,19 @@ use std::fs::{DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
+use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
 use crate::entropy::Entropy;
 use crate::pin::Pin;
+use crate::token::{FaultClass, TokenError};
+
+/// Between two looks at a lock that another holds, milliseconds.
+pub(crate) const TURN_PAUSE_MS: u64 = 10;
 
 /// Unanswered logins that latch while none has succeeded.
 pub const UNANSWERED_MAX: u8 = 2;
@@ -159,6 +166,22 @@ impl Latch {
         }
     }
 
+    /// Waits until no other node, command or thread is between its look at this latch and its note in it: two that look at once would
+    /// both try a PIN that is refused. A drill's latch is nobody else's.
+    ///
+    /// # Errors
+    /// Code `login_busy` after `tries` looks.
+    pub(crate) fn turn(&self, tries: u64) -> Result<Option<Flock<File>>, TokenError> {
+        if let Kept::InRam(_) = self.kept {
+            return Ok(None);
+        }
+        if let Some(directory) = self.path.parent() {
+            // Where it cannot be made there is no latch either, and `begin` says so.
+            let _ = ensure_directory(directory, &mut sync_directory);
+        }
+        alone(&self.path.with_extension("turn"), tries)
+    }
+
     /// Asked before a login with `pin`: whether it may be tried, with its mark synced if it counts.
     ///
     /// # Errors
@@ -170,8 +193,9 @@ impl Latch {
             match &self.refused {
                 None => return Err(LatchError::Latched),
                 Some(refused) if refused.is(pin) => return Err(LatchError::Refused),
-                // Another PIN: the operator has seen to it.
-                Some(_) => state.latched = false,
+                // Another PIN: the operator has seen to it. Latched all the same until one succeeds, so that the refused one
+                // stays out when it comes back.
+                Some(_) => {}
             }
         }
         if state.unanswered() {
@@ -309,6 +333,25 @@ fn ensure_directory(path: &Path, sync: &mut dyn FnMut(&Path) -> io::Result<()>) 
 
 const fn is_foreign(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::InvalidInput)
+}
+
+/// Nobody else has this file locked while what is returned lives. A file that cannot be made, on a full disk, locks nobody out.
+///
+/// # Errors
+/// Code `login_busy` when somebody else has it after `tries` looks, [`TURN_PAUSE_MS`] apart.
+pub(crate) fn alone(path: &Path, tries: u64) -> Result<Option<Flock<File>>, TokenError> {
+    let Ok(mut file) = File::options().write(true).create(true).truncate(false).mode(0o600).open(path) else {
+        return Ok(None);
+    };
+    for _ in 0..=tries {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(held) => return Ok(Some(held)),
+            Err((same, _)) => file = same,
+        }
+        thread::sleep(Duration::from_millis(TURN_PAUSE_MS));
+    }
+    let detail = format!("another process is in a login of this token: {} is locked", path.display());
+    Err(TokenError::new(FaultClass::Token, "login", "login_busy", detail))
 }
 
 fn render(state: &LatchState) -> String {

@@ -9,7 +9,7 @@ use crate::agent::protocol::{FoundKey, Reply, Request, TokenSelector};
 use crate::config::{ConfigError, Deadlines, TokenConfig};
 use crate::drill::{Drill, DrillKind, DrillSwitch};
 use crate::entropy::Entropy;
-use crate::latch::{Latch, LatchError};
+use crate::latch::{self, Latch, LatchError};
 use crate::pin;
 use crate::provider::{AnchorRead, AnchorValue, KeyDescriptor};
 use crate::scheme;
@@ -157,7 +157,10 @@ impl Pkcs11Token {
         if play.is_some_and(|drill| drill.kind != DrillKind::Slow) {
             return self.played_login(play, &pin);
         }
+        let tries = self.deadlines.login_ms / latch::TURN_PAUSE_MS;
         let latch = self.latch(&info.serial);
+        // From the look at the latch to the note in it: whoever comes next looks after the answer.
+        let _turn = latch.turn(tries)?;
         latch.begin(&pin).map_err(|cause| latch_error(&cause))?;
         let lock = latch.path().with_extension("lock");
         self.logins += 1;
@@ -238,9 +241,15 @@ impl Pkcs11Token {
         }
     }
 
-    /// Those of `required` that are here, the configured one first.
-    fn find_required(&mut self, play: Option<&Drill>, required: &[KeyDescriptor]) -> Result<Vec<FoundKey>, TokenError> {
+    /// Those of `required` that are on the token with this serial number, the configured one first.
+    fn find_required(
+        &mut self,
+        play: Option<&Drill>,
+        required: &[KeyDescriptor],
+        serial: &str,
+    ) -> Result<Vec<FoundKey>, TokenError> {
         let mut open: Vec<FoundKey> = Vec::new();
+        let mut changed = None;
         for wanted in required.iter().filter(|wanted| wanted.scheme == scheme::HMAC) {
             let found = self.found(play, None, Some(wanted.id.clone()))?;
             match <[FoundKey; 1]>::try_from(found) {
@@ -255,11 +264,19 @@ impl Pkcs11Token {
                         hex(&key.check_value),
                         hex(&wanted.check_value)
                     );
-                    return Err(TokenError::new(FaultClass::Key, "find", "key_changed", detail));
+                    let error = TokenError::new(FaultClass::Key, "find", "key_changed", detail);
+                    // The key of another token may have the same id, chosen by its operator: only ours must be ours.
+                    if wanted.token_serial == serial {
+                        return Err(error);
+                    }
+                    changed = changed.or(Some(error));
                 }
                 Err(found) if found.is_empty() => {}
                 Err(found) => return Err(not_one(found.len(), &format!("id {}", hex(&wanted.id)))),
             }
+        }
+        if let (true, Some(error)) = (open.is_empty(), changed) {
+            return Err(error);
         }
         if open.is_empty() {
             let ids: Vec<String> = required.iter().map(|key| hex(&key.id)).collect();
@@ -295,8 +312,11 @@ impl Token for Pkcs11Token {
         let play = play.as_ref();
         let info = self.connected(play)?;
         self.logged_in(play, &info)?;
-        let found =
-            if required.is_empty() { vec![self.find_named(play)?] } else { self.find_required(play, required)? };
+        let found = if required.is_empty() {
+            vec![self.find_named(play)?]
+        } else {
+            self.find_required(play, required, &info.serial)?
+        };
         self.keys = found.iter().map(|key| key.key).collect();
         let keys = found.into_iter().map(|key| descriptor(key, &info)).collect();
         Ok(Opened { info, keys })

@@ -138,6 +138,11 @@ pub trait KeyProvider: Send {
     /// Each of its tokens, the primary first.
     fn tokens(&self) -> Vec<TokenHealth>;
 
+    /// Waits until the first connection to each of its tokens was tried.
+    fn connect_all(&mut self) {
+        self.tick();
+    }
+
     /// Who is told when a token has come or gone. A provider that only works when it is asked has nothing to tell.
     fn set_waker(&mut self, _waker: Waker) {}
 

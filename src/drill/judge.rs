@@ -292,17 +292,9 @@ fn counters(observed: &Observed) -> Line {
     let (before, after) = &observed.counts;
     let drilled = after.outages_drilled.saturating_sub(before.outages_drilled);
     let outages = after.outages.saturating_sub(before.outages);
-    // Each token of the node counts its own.
-    let (expected, met) = match class(observed) {
-        Some(_) => ("outages begun: one of each token, all of them drilled", outages > 0),
-        None => ("outages begun: 0", outages == 0),
-    };
-    line(
-        "the counters",
-        expected,
-        format!("outages begun: {outages}, of them drilled: {drilled}"),
-        met && drilled == outages,
-    )
+    let due = u64::from(class(observed).is_some());
+    let told = |outages: u64, drilled: u64| format!("outages begun: {outages}, of them drilled: {drilled}");
+    line("the counters", told(due, due), told(outages, drilled), outages == due && drilled == due)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::frame::genesis;
 use super::frames::{Genesis, RedbFrames};
 use super::recovery::{CONTAINER, LOCK, file_backend};
 use super::rows::{Head, KeyRow, KeyState, RowKind, head_row, key_row, keys_digest, meta_row, wraps_row};
-use super::seal::{OBJECT_BUNDLE, fresh_key, opens_again};
+use super::seal::{OBJECT_BUNDLE, each_opens_again, fresh_key};
 use crate::ids::to_hex;
 use crate::limits::STORE_KEYS_MAX;
 use crate::reasons::Reason;
@@ -114,7 +114,7 @@ pub fn create_over(
     provider: &mut dyn KeyProvider,
     environment: &mut Environment,
 ) -> Result<[u8; 16], CreateError> {
-    provider.tick();
+    provider.connect_all();
     // A token that is away now would have to be added later: the operator did not ask for a state without it.
     if let Some(outage) = provider.tokens().into_iter().find_map(|token| token.outage) {
         return Err(CreateError::Outage(outage));
@@ -125,6 +125,13 @@ pub fn create_over(
             Some(outage) => CreateError::Outage(outage),
             None => CreateError::Provider { what: "it names no key that seals".into() },
         });
+    }
+    for (number, key) in descriptors.iter().enumerate() {
+        if descriptors.iter().skip(number + 1).any(|other| other.token_serial == key.token_serial) {
+            let what =
+                format!("two of its tokens have the serial number {:?}: each is configured once", key.token_serial);
+            return Err(CreateError::Provider { what });
+        }
     }
     if descriptors.len() > STORE_KEYS_MAX {
         return Err(CreateError::Provider {
@@ -144,7 +151,7 @@ pub fn create_over(
     let bundle = fresh_key(&mut *environment.entropy);
     let object = SealedObject { store, kind: OBJECT_BUNDLE, id: 1 };
     let wraps = provider.wrap(&object, &bundle).map_err(|error| CreateError::Outage(error.0))?;
-    if !opens_again(provider, &object, &wraps, &bundle).map_err(|error| CreateError::Outage(error.0))? {
+    if !each_opens_again(provider, &object, &wraps, &bundle).map_err(|error| CreateError::Outage(error.0))? {
         return Err(CreateError::Provider { what: "its wrap of a new key does not open again".into() });
     }
     let wraps = wraps_row(RowKind::BundleWraps, 1, &wraps)

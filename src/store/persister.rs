@@ -23,7 +23,7 @@ use super::frame::{self, Header};
 use super::frames::{Append, HeadMark, WrapsTable};
 use super::line::{Line, Waiting};
 use super::rows::{Head, RowKind, wraps_row};
-use super::seal::{BundleKey, OBJECT_BUNDLE, OBJECT_FRAME, fresh_key, opens_again};
+use super::seal::{BundleKey, OBJECT_BUNDLE, OBJECT_FRAME, each_opens_again, fresh_key};
 use super::snapshot::SnapshotSource;
 use super::status::{Counters, Releases, Status, Storage, TokenStatus};
 
@@ -196,8 +196,12 @@ impl Persister {
         if let Worked::Waits = self.snapshot() {
             return self.next_or(waits);
         }
-        if let Worked::Waits = self.care() {
-            return waits;
+        let cared = self.care();
+        if let (Worked::Waits, 0) = (&cared, self.line.waiting_records()) {
+            return self.next_or(waits);
+        }
+        if self.stopped() {
+            return self.next_or(Next::Sleep(rest));
         }
         if self.line.waiting_records() > 0 || self.job.is_some() || self.care_is_due() {
             return Next::Now;
@@ -261,7 +265,7 @@ impl Persister {
         let object = SealedObject { store: self.core.store, kind, id };
         let wraps = self.core.provider.wrap(&object, key).map_err(|_| ())?;
         self.counters.seals += 1;
-        if kind != OBJECT_FRAME && !opens_again(&mut *self.core.provider, &object, &wraps, key).map_err(|_| ())? {
+        if kind != OBJECT_FRAME && !each_opens_again(&mut *self.core.provider, &object, &wraps, key).map_err(|_| ())? {
             tracing::error!(id, "a wrap of a new key does not open again: it is not used");
             return Err(());
         }

@@ -33,22 +33,25 @@ pub(in crate::store) fn fresh_key(entropy: &mut dyn Entropy) -> DataKey {
     DataKey::new(&bytes)
 }
 
-/// Whether `wraps` give `key` back. Asked before a key is used that a whole state hangs on (a bundle's, a snapshot's): one wrong
+/// Whether each of `wraps`, alone, gives `key` back. Asked before a key is used that a whole state hangs on (a bundle's, a snapshot's): one wrong
 /// answer of a token must not take it along. A frame needs no such call: its bundle opens it too.
 ///
 /// # Errors
 /// [`Unavailable`]: the token does not say.
-pub(in crate::store) fn opens_again(
+pub(in crate::store) fn each_opens_again(
     provider: &mut dyn KeyProvider,
     object: &SealedObject,
     wraps: &[Wrap],
     key: &DataKey,
 ) -> Result<bool, Unavailable> {
-    match provider.unwrap(object, wraps) {
-        Ok(found) => Ok(found.expose() == key.expose()),
-        Err(UnwrapError::Unavailable(unavailable)) => Err(unavailable),
-        Err(UnwrapError::Corrupt | UnwrapError::NoReachableKey { .. }) => Ok(false),
+    for wrap in wraps {
+        match provider.unwrap(object, std::slice::from_ref(wrap)) {
+            Ok(found) if found.expose() == key.expose() => {}
+            Ok(_) | Err(UnwrapError::Corrupt | UnwrapError::NoReachableKey { .. }) => return Ok(false),
+            Err(UnwrapError::Unavailable(unavailable)) => return Err(unavailable),
+        }
     }
+    Ok(true)
 }
 
 /// A fresh nonce. 24 random bytes never repeat under one key.

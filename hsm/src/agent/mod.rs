@@ -8,18 +8,16 @@ mod play;
 pub mod protocol;
 
 use std::fs::File;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use protocol::{Frame, Reply, Request, VERSION};
 
+use crate::latch::{TURN_PAUSE_MS, alone};
 use crate::pkcs11::Module;
 use crate::token::{FaultClass, TokenError};
 
@@ -31,8 +29,7 @@ pub const SUBCOMMAND: &str = "token-agent";
 const ORPHAN_MS_MAX: u64 = 1_000;
 
 /// An orphan's login is over within [`ORPHAN_MS_MAX`].
-const LOGIN_TRIES: u32 = 200;
-const LOGIN_PAUSE: Duration = Duration::from_millis(10);
+const LOGIN_TRIES: u64 = 2 * ORPHAN_MS_MAX / TURN_PAUSE_MS;
 
 /// The agent's whole life: hardens the process, then answers requests until the pipe ends. Must be the first thing that a
 /// process does: it closes every descriptor above 2.
@@ -78,7 +75,9 @@ pub fn main() -> ExitCode {
                 reply(&mut replies, answer)
             }
             (Request::Login { lock }, true) => {
-                let answer = alone(lock).and_then(|_alone| module.login(tail)).map(|()| Reply::Done);
+                // Two at once would rewrite SoftHSM's token file together, when the agent of a node that was killed finishes its
+                // login while that of the next one begins.
+                let answer = alone(lock, LOGIN_TRIES).and_then(|_alone| module.login(tail)).map(|()| Reply::Done);
                 reply(&mut replies, answer)
             }
             (Request::Find { label, id }, true) => {
@@ -117,24 +116,6 @@ fn read(mut pipe: File) -> Option<Receiver<Frame>> {
         let _ = kill(Pid::this(), Signal::SIGKILL);
     });
     reader.is_ok().then_some(requests)
-}
-
-/// No other agent is in a login of this token while the lock is held: two at once would rewrite SoftHSM's token file together, when the
-/// agent of a node that was killed finishes its login while that of the next one begins. A lock that cannot be made, on a full
-/// disk, stops no login.
-fn alone(path: &Path) -> Result<Option<Flock<File>>, TokenError> {
-    let Ok(mut file) = File::options().write(true).create(true).truncate(false).mode(0o600).open(path) else {
-        return Ok(None);
-    };
-    for _ in 0..LOGIN_TRIES {
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(held) => return Ok(Some(held)),
-            Err((same, _)) => file = same,
-        }
-        thread::sleep(LOGIN_PAUSE);
-    }
-    let detail = format!("another process is in a login of this token: {} is locked", path.display());
-    Err(TokenError::new(FaultClass::Token, "login", "login_busy", detail))
 }
 
 fn reply(replies: &mut File, answer: Result<Reply, TokenError>) -> std::io::Result<()> {

@@ -227,9 +227,9 @@ impl<'a> Run<'a> {
         }
         self.report.pin.login_error = Some(error.to_string());
         let code = match (error.code.as_str(), error.class) {
-            // Said already, by the token's flags.
-            ("pin_locked" | "pin_final_try", _) => None,
-            ("CKR_PIN_LOCKED", _) => Some(Code::PinLocked),
+            // Said already, by the token's flags: then no login was tried. A TPM in its lock-out has no flag.
+            ("pin_locked" | "pin_final_try", _) if self.subject.token.logins() == before => None,
+            ("pin_locked", _) => Some(Code::PinLocked),
             ("login_latched", _) => Some(Code::LoginLatched),
             ("pin_not_read" | "latch_unusable", _) => Some(Code::PinNotRead),
             (_, FaultClass::Credential) => Some(Code::PinRefused),

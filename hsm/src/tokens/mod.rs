@@ -5,8 +5,8 @@
 
 mod worker;
 
-use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::{Clock, Millis};
@@ -68,6 +68,15 @@ pub struct Tokens {
     tried: bool,
     fenced: Option<Outage>,
     drills: Option<DrillSwitch>,
+    // Whether there are too few, and how often that began.
+    begun: Mutex<(bool, u64)>,
+}
+
+impl Drop for Tokens {
+    fn drop(&mut self) {
+        // All at once: each may be inside a call that takes its deadline.
+        self.workers.iter_mut().for_each(Worker::close);
+    }
 }
 
 impl Tokens {
@@ -83,7 +92,9 @@ impl Tokens {
             let drills = if providers.is_empty() { drills.clone() } else { drills.of_another() };
             providers.push(Box::new(Provider::drilled_by(config, Arc::clone(clock), drills)?));
         }
-        Ok(Self { drills: Some(drills), ..Self::new(providers, min_wraps, clock)? })
+        let mut tokens = Self::new(providers, min_wraps, clock)?;
+        tokens.drills = Some(drills);
+        Ok(tokens)
     }
 
     /// The same over providers that exist.
@@ -99,7 +110,15 @@ impl Tokens {
         let start = |provider| Worker::start(provider, Arc::clone(clock));
         let workers = providers.into_iter().map(start).collect::<Result<Vec<_>, _>>();
         let workers = workers.map_err(|cause| ConfigError::NoThread(cause.to_string()))?;
-        Ok(Self { workers, min_wraps, clock: Arc::clone(clock), tried: false, fenced: None, drills: None })
+        Ok(Self {
+            workers,
+            min_wraps,
+            clock: Arc::clone(clock),
+            tried: false,
+            fenced: None,
+            drills: None,
+            begun: Mutex::default(),
+        })
     }
 
     fn views(&self) -> Vec<View> {
@@ -108,9 +127,13 @@ impl Tokens {
 
     /// Waits for the first connections, as long as an opening may have to know of them.
     fn first(&mut self) {
-        if std::mem::replace(&mut self.tried, true) {
-            return;
+        if !std::mem::replace(&mut self.tried, true) {
+            self.connected(FIRST_MS);
         }
+    }
+
+    /// Waits until each has tried to connect; once there are enough, `late_ms` longer at most.
+    fn connected(&self, late_ms: u64) {
         let (to, answers) = channel();
         for (number, worker) in self.workers.iter().enumerate() {
             // A job is answered after the first connection.
@@ -127,7 +150,7 @@ impl Tokens {
                 return;
             }
             if until.is_none() && self.health().admits_work() {
-                until = Some(self.clock.now().plus(FIRST_MS));
+                until = Some(self.clock.now().plus(late_ms));
             }
         }
     }
@@ -156,6 +179,15 @@ impl Tokens {
         self.workers.iter().enumerate().filter(|(_, worker)| which(worker)).map(|(number, _)| number).collect()
     }
 
+    /// Outages of all of them together: a token that is away while others serve is none.
+    fn outages(&self, state: ProviderState, down: bool) -> u64 {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let (was_down, count) = *begun;
+        let down = down && state != ProviderState::Starting;
+        *begun = (down, count + u64::from(down && !was_down));
+        begun.1
+    }
+
     /// The token, where there is one alone: anchors of several are not told apart yet.
     fn sole(&self) -> Option<&Worker> {
         match self.workers.as_slice() {
@@ -174,7 +206,7 @@ impl Tokens {
             }
         }
         drop(to);
-        let mut wraps: Vec<(usize, Vec<Wrap>)> = Vec::with_capacity(workers.len());
+        let mut wraps: Vec<(usize, Wrap)> = Vec::with_capacity(workers.len());
         let mut failed = None;
         let mut until = None;
         loop {
@@ -183,7 +215,14 @@ impl Tokens {
                 Some(until) => answers.recv_timeout(self.left(until)).ok(),
             };
             match answer {
-                Some((number, Ok(made))) => wraps.push((number, made)),
+                Some((number, Ok(made))) => {
+                    for wrap in made {
+                        // Two entries of the configuration may name one key: it counts once.
+                        if !wraps.iter().any(|(_, other)| other.key == wrap.key) {
+                            wraps.push((number, wrap));
+                        }
+                    }
+                }
                 Some((_, Err(unavailable))) => failed = failed.or(Some(unavailable)),
                 // All have answered, or those that have not are late.
                 None => break,
@@ -196,11 +235,12 @@ impl Tokens {
             return Err(failed.unwrap_or_else(|| self.unavailable()));
         }
         wraps.sort_by_key(|(number, _)| *number);
-        Ok(wraps.into_iter().flat_map(|(_, wraps)| wraps).collect())
+        Ok(wraps.into_iter().map(|(_, wrap)| wrap).collect())
     }
 }
 
-/// The state of all of them together: as good as the best `min_wraps`, and the outage of the first that is away otherwise.
+/// The state of all of them together: as good as the best `min_wraps`. An outage began when the last of those that are needed went;
+/// it is told as that of a token that heals by itself, if there is one, with the others behind it.
 fn together(views: &[View], min_wraps: usize) -> (ProviderState, Option<Outage>) {
     let there = views.iter().filter(|view| view.health.admits_work()).count();
     let any = |state| views.iter().any(|view| view.health.state == state);
@@ -209,15 +249,23 @@ fn together(views: &[View], min_wraps: usize) -> (ProviderState, Option<Outage>)
         let state = if any(ProviderState::Ready) { ProviderState::Ready } else { ProviderState::Suspect };
         return (state, None);
     }
-    let mut away = views.iter().filter_map(|view| view.health.outage.as_ref());
+    let mut away: Vec<&View> = views.iter().filter(|view| view.health.outage.is_some()).collect();
+    away.sort_by_key(|view| view.health.state == ProviderState::Fenced);
+    let mut away = away.into_iter().filter_map(|view| view.health.outage.as_ref());
     let mut outage = away.next().cloned();
     if let Some(outage) = &mut outage {
+        let mut begun = vec![(outage.since, outage.since_unix)];
         for other in away {
+            begun.push((other.since, other.since_unix));
             outage.detail.push_str(&format!("; {}: {} ({})", other.token, other.class.name(), other.detail));
             outage.next_try = match (outage.next_try, other.next_try) {
                 (Some(one), Some(two)) => Some(one.min(two)),
                 (one, two) => one.or(two),
             };
+        }
+        begun.sort_unstable();
+        if let Some((since, since_unix)) = begun.get(views.len().saturating_sub(min_wraps)) {
+            (outage.since, outage.since_unix) = (*since, *since_unix);
         }
     }
     let state = if all(ProviderState::Starting) {
@@ -252,11 +300,15 @@ impl KeyProvider for Tokens {
             None => together(&views, self.min_wraps),
         };
         let sum = |count: fn(&Health) -> u64| views.iter().map(|view| count(&view.health)).sum();
+        let outages = match views.as_slice() {
+            [one] => one.health.outages,
+            _ => self.outages(state, outage.is_some()),
+        };
         Health {
             state,
             outage,
             calls: sum(|health| health.calls),
-            outages: sum(|health| health.outages),
+            outages,
             agents_started: sum(|health| health.agents_started),
         }
     }
@@ -290,13 +342,20 @@ impl KeyProvider for Tokens {
     fn wrap_under(&mut self, name: KeyName, object: &SealedObject, key: &DataKey) -> Result<Wrap, Unavailable> {
         self.first();
         let (object, key) = (*object, DataKey::new(key.expose()));
+        // Nobody waits for this wrap but those who want to go on: a token that is late is asked again another time.
         let holds = |worker: &&Worker| {
             let view = worker.view();
-            view.health.admits_work() && view.opens(name)
+            !worker.is_busy() && view.health.admits_work() && view.opens(name)
         };
-        let worker = self.workers.iter().find(holds).ok_or_else(|| self.unavailable())?;
-        let made = worker.answer(move |provider| provider.wrap_under(name, &object, &key));
-        made.unwrap_or_else(|| Err(self.unavailable()))
+        let found = if self.fenced.is_some() { None } else { self.workers.iter().find(holds) };
+        let worker = found.ok_or_else(|| self.unavailable())?;
+        let (to, answers) = channel();
+        worker.ask(0, &to, move |provider| provider.wrap_under(name, &object, &key));
+        drop(to);
+        match answers.recv_timeout(Duration::from_millis(LATE_MS)) {
+            Ok((_, made)) => made,
+            Err(_) => Err(Unavailable(self.refusal(OutageClass::Deadline, "the token is late"))),
+        }
     }
 
     fn unwrap(&mut self, object: &SealedObject, wraps: &[Wrap]) -> Result<DataKey, UnwrapError> {
@@ -304,17 +363,21 @@ impl KeyProvider for Tokens {
             return Err(self.unavailable().into());
         }
         self.first();
-        let there = self.numbers(|worker| worker.view().health.admits_work());
+        let mut there = self.numbers(|worker| worker.view().health.admits_work());
         if there.is_empty() {
             return Err(self.unavailable().into());
         }
+        // One that owes an answer may hang: it is waited for when no other opens.
+        there.sort_by_key(|number| self.workers.get(*number).is_some_and(Worker::is_busy));
         let mut failed = None;
+        let mut unasked: Vec<KeyName> = wraps.iter().map(|wrap| wrap.key).collect();
         for worker in there.iter().filter_map(|number| self.workers.get(*number)) {
             let view = worker.view();
             let ours: Vec<Wrap> = wraps.iter().filter(|wrap| view.opens(wrap.key)).cloned().collect();
             if ours.is_empty() {
                 continue;
             }
+            unasked.retain(|name| !view.opens(*name));
             let object = *object;
             match worker.answer(move |provider| provider.unwrap(&object, &ours)) {
                 Some(Ok(key)) => return Ok(key),
@@ -324,10 +387,14 @@ impl KeyProvider for Tokens {
                 None => failed = Some(self.unavailable().into()),
             }
         }
-        Err(failed.unwrap_or_else(|| UnwrapError::NoReachableKey {
-            found: wraps.len(),
-            keys: wraps.iter().map(|wrap| wrap.key).collect(),
-        }))
+        let elsewhere =
+            || UnwrapError::NoReachableKey { found: wraps.len(), keys: wraps.iter().map(|wrap| wrap.key).collect() };
+        Err(match failed {
+            // The wrap of a token that is away may be whole.
+            Some(UnwrapError::Corrupt) if !unasked.is_empty() => elsewhere(),
+            Some(error) => error,
+            None => elsewhere(),
+        })
     }
 
     fn anchor_read(&mut self) -> Result<AnchorRead, Unavailable> {
@@ -358,6 +425,11 @@ impl KeyProvider for Tokens {
 
     fn connection(&self) -> u64 {
         self.views().iter().map(|view| view.connection).sum()
+    }
+
+    fn connect_all(&mut self) {
+        self.tried = true;
+        self.connected(u64::MAX);
     }
 
     fn drills(&self) -> Option<DrillSwitch> {

@@ -1,7 +1,7 @@
 //! One token's provider on a thread of its own, so that a token that hangs holds nobody who can do without it.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::{io, thread};
@@ -142,9 +142,16 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// Lets the thread end: after the call under way, and what waits.
+    pub(super) fn close(&mut self) {
+        self.jobs = None;
+    }
+}
+
 impl Drop for Worker {
     fn drop(&mut self) {
-        self.jobs = None;
+        self.close();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
@@ -186,10 +193,17 @@ fn run(mut provider: Box<dyn KeyProvider>, jobs: &Receiver<Job>, guard: &Guard) 
     loop {
         let rest = provider.tick();
         guard.shared.publish(&*provider);
-        match jobs.recv_timeout(rest) {
-            Ok(job) => job(&mut *provider),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
+        let mut next = jobs.recv_timeout(rest);
+        // What waits comes before the next look: a probe takes its time, and whoever closes waits for it.
+        while let Ok(job) = next {
+            job(&mut *provider);
+            next = jobs.try_recv().map_err(|error| match error {
+                TryRecvError::Empty => RecvTimeoutError::Timeout,
+                TryRecvError::Disconnected => RecvTimeoutError::Disconnected,
+            });
+        }
+        if let Err(RecvTimeoutError::Disconnected) = next {
+            return;
         }
     }
 }

@@ -12,7 +12,7 @@ use super::super::rows::{KeyState, RowKind, open_wraps, wraps_row};
 use super::super::seal::{BundleKey, OBJECT_BUNDLE, OBJECT_FRAME, OBJECT_SNAPSHOT, bundle_of};
 use super::{Persister, Worked};
 use crate::ids::to_hex;
-use crate::limits::{WRAPS_CARED_PER_STEP_MAX, WRAPS_LOOKED_AT_PER_STEP_MAX};
+use crate::limits::{CARE_MS_MAX, WRAPS_CARED_PER_STEP_MAX, WRAPS_LOOKED_AT_PER_STEP_MAX};
 
 /// Where one key's care stands: rows before it have a wrap of that key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,8 +35,9 @@ pub(super) struct Care {
 /// What stops a step.
 enum Stopped {
     Provider,
+    /// A write, which is final for the process.
     Storage(FramesError),
-    /// A row that does not say what it must: it stays as it is, for whoever looks at it (`fsck`).
+    /// A row that cannot be read or does not say what it must: it stays as it is, for whoever looks at it (`fsck`).
     Damaged(String),
 }
 
@@ -134,11 +135,13 @@ impl Persister {
     /// Looks at the next rows; where the following ones begin, or none at the end.
     fn catch_up(&mut self, name: KeyName, cursor: Cursor) -> Result<Option<Cursor>, Stopped> {
         let Cursor { table, mut from } = cursor;
+        let begun = self.now();
         let (row_kind, object_kind) = kinds(table);
         let mut made: Vec<(u64, Vec<u8>)> = Vec::new();
         let mut ended = false;
         for _ in 0..WRAPS_LOOKED_AT_PER_STEP_MAX {
-            let Some((id, row)) = self.core.frames.wraps_from(table, from).map_err(Stopped::Storage)? else {
+            let read = self.core.frames.wraps_from(table, from);
+            let Some((id, row)) = read.map_err(|error| Stopped::Damaged(format!("{table:?} {from}: {error}")))? else {
                 ended = true;
                 break;
             };
@@ -163,7 +166,8 @@ impl Persister {
                 made.push((id, wraps_row(row_kind, id, &wraps).map_err(|error| damaged(error.to_string()))?));
             }
             from = id.saturating_add(1);
-            if made.len() >= WRAPS_CARED_PER_STEP_MAX {
+            let took_ms = self.now().since(begun);
+            if made.len() >= WRAPS_CARED_PER_STEP_MAX || took_ms >= CARE_MS_MAX || self.line.waiting_records() > 0 {
                 break;
             }
         }
@@ -190,7 +194,7 @@ impl Persister {
             WrapsTable::Bundles | WrapsTable::Snapshots => self.unwrapped(object, wraps),
             WrapsTable::Frames => {
                 let damaged = |problem: &str| Stopped::Damaged(format!("frame {}: {problem}", object.id));
-                let row = self.core.frames.bundle_wrap(object.id).map_err(Stopped::Storage)?;
+                let row = self.core.frames.bundle_wrap(object.id).map_err(|error| damaged(&error.to_string()))?;
                 let row = row.ok_or_else(|| damaged("has no bundle wrap"))?;
                 let number = bundle_of(&row).ok_or_else(|| damaged("a bundle wrap of a wrong length"))?;
                 let opened = if number == self.core.bundle.number {
@@ -206,7 +210,7 @@ impl Persister {
     fn bundle(&mut self, number: u64) -> Result<&BundleKey, Stopped> {
         if self.care.bundle.as_ref().is_none_or(|bundle| bundle.number != number) {
             let damaged = |problem: String| Stopped::Damaged(format!("bundle {number}: {problem}"));
-            let row = self.core.frames.bundle(number).map_err(Stopped::Storage)?;
+            let row = self.core.frames.bundle(number).map_err(|error| damaged(error.to_string()))?;
             let row = row.ok_or_else(|| damaged("is missing".into()))?;
             let wraps = open_wraps(RowKind::BundleWraps, number, &row).map_err(|error| damaged(error.to_string()))?;
             let object = SealedObject { store: self.core.store, kind: OBJECT_BUNDLE, id: number };
