@@ -151,7 +151,7 @@ fn every_kind_on_a_scratch_node_beside_the_running_one_costs_that_one_nothing_an
     assert!(made.status.success(), "{}", text(&made.stderr));
     let _served = bench.serve();
     let (latched, before) = (bench.latches(), bench.status());
-    let out = bench.scratch(&["--kind", "all", "--seconds", "1", "--report", "report.json"]);
+    let out = bench.scratch(&["--kind", "all", "--seconds", "2", "--report", "report.json"]);
     assert_eq!(out.status.code(), Some(0), "{}\n{}", text(&out.stdout), text(&out.stderr));
     let report = report(&out);
     assert_eq!((&report["verdict"], &report["drilled"]["mode"]), (&"pass".into(), &"scratch node".into()));

@@ -13,6 +13,9 @@ use crate::ids::DrillId;
 pub struct Replays {
     /// Microseconds of each.
     pub took_us: Vec<u64>,
+    /// How much later than asked for the longest pause between two of them ended, microseconds: a machine that stalls makes every
+    /// answer late.
+    pub stalled_us: u64,
     /// How many were served with the same bytes.
     pub same: u64,
     /// How many were served with others.

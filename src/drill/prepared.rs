@@ -11,7 +11,8 @@ use super::stand::{Freezes, Seat, Stand};
 use crate::frost::Commitments;
 
 /// The pause between two replays.
-const REPLAY_PAUSE: Duration = Duration::from_millis(4);
+const REPLAY_PAUSE_US: u64 = 4_000;
+const REPLAY_PAUSE: Duration = Duration::from_micros(REPLAY_PAUSE_US);
 /// Fresh rounds that are asked for in one drill: a token that is only slow answers them all, and a session has its limits.
 const FRESH_MAX: usize = 100;
 
@@ -105,7 +106,10 @@ pub(super) async fn replay<S: Stand>(
             Some(_) => replays.differing += 1,
             None => replays.problem = Some(told(&answer)),
         }
+        let paused = rounds.now_us();
         sleep(REPLAY_PAUSE).await;
+        let late_us = rounds.now_us().saturating_sub(paused).saturating_sub(REPLAY_PAUSE_US);
+        replays.stalled_us = replays.stalled_us.max(late_us);
     }
     replays
 }

@@ -137,6 +137,10 @@ impl<S: Stand> Rounds<S> {
         self.commit(self.member).await
     }
 
+    pub(super) fn now_us(&self) -> u64 {
+        self.clock.now_us()
+    }
+
     pub(super) fn session(&self) -> &SessionId {
         self.setting.session()
     }

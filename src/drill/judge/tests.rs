@@ -41,7 +41,7 @@ fn good(kind: DrillKind) -> Observed {
     let class = kind.class().map(|class| class.name());
     let drill = DrillId::new([1; 16]);
     let told = DrillView { drill, kind, by: "ops".into(), since_unix: 1_700_000_000, lasted_ms: 10, left_ms: 9_990 };
-    let replays = |took_us| Replays { took_us: vec![took_us; 50], same: 50, differing: 0, problem: None };
+    let replays = |took_us| Replays { took_us: vec![took_us; 50], same: 50, ..Replays::default() };
     let freezes = Freezes { frozen: false, freezes: Vec::new() };
     let (first, again, fresh, untouched) = match class {
         Some(_) => (
