@@ -622,4 +622,41 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn a_refused_pin_that_comes_back_after_another_one_is_not_tried_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, two) = (pin(directory.path(), "1111"), pin(directory.path(), "2222"));
+        let mut latch = Latch::new(directory.path(), "1");
+        latch.begin(&one).unwrap();
+        latch.refused(&one, &mut crate::entropy::os()).unwrap();
+        // The other one was never compared: the token was locked, gone, or hung.
+        for answered in [true, false] {
+            latch.begin(&two).unwrap();
+            if answered {
+                latch.answered().unwrap();
+            }
+            assert!(matches!(latch.begin(&one), Err(LatchError::Refused)));
+        }
+        // A restart knows no PIN, and takes none.
+        assert!(matches!(Latch::new(directory.path(), "1").begin(&two), Err(LatchError::Latched)));
+        latch.begin(&two).unwrap();
+        latch.succeeded().unwrap();
+        Latch::new(directory.path(), "1").begin(&one).unwrap();
+    }
+
+    #[test]
+    fn one_at_a_time_is_between_its_look_at_the_latch_and_its_note_in_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let deep = directory.path().join("latches");
+        let (one, two) = (Latch::new(&deep, "1"), Latch::new(&deep, "1"));
+        let turn = one.turn(0).unwrap();
+        assert!(turn.is_some(), "also where the directory was not made yet");
+        let busy = two.turn(2).unwrap_err();
+        assert_eq!((busy.class, busy.code.as_str()), (FaultClass::Token, "login_busy"));
+        assert!(Latch::new(&deep, "2").turn(0).unwrap().is_some(), "of another token");
+        drop(turn);
+        assert!(two.turn(0).unwrap().is_some());
+        assert!(Latch::of_drill().turn(0).unwrap().is_none());
+    }
 }

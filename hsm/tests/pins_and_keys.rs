@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use frostkeep_fixtures::{
     Fixture, Kind, KryopticToken, OpenCryptokiToken, Shim, SoftToken, Tool, TpmToken, kryoptic_module, make_token,
+    softhsm_module,
 };
 use frostkeep_hsm::config::TokenConfig;
 use frostkeep_hsm::entropy::os;
@@ -125,6 +126,67 @@ fn a_wrong_pin_reaches_the_token_once_however_long_it_is_probed() {
     assert!(unlatch(&config, Box::new(os())).unwrap().before.latched);
     drive(&mut restarted, ProviderState::Ready);
     assert_eq!(restarted.token().logins(), 1);
+}
+
+#[test]
+fn a_wrong_pin_reaches_the_token_once_however_many_come_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = make_token(directory.path(), "vault", PIN).unwrap();
+    let config = configure(&token, agent());
+    init(&config, CreateKey::IfAbsent, Box::new(os())).unwrap();
+    let real = softhsm_module().unwrap();
+    let shim = Shim::new(directory.path(), real.clone()).unwrap();
+    // Long enough that each would be past the latch before the first is answered.
+    shim.set_text("C_Login 0 * before delay 150").unwrap();
+    token.write_pin("wrong-pin").unwrap();
+    let uri = config.uri.replace(&real.display().to_string(), &shim.module().display().to_string());
+    let environment = token.environment().into_iter().chain(shim.environment()).collect();
+    let watched = TokenConfig { uri, environment, ..config };
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut provider = provider(&watched);
+                drive(&mut provider, ProviderState::Fenced);
+                assert_eq!(outage(&provider).class, OutageClass::Credential);
+            });
+        }
+    });
+    assert_eq!(logins_in(&shim), 1);
+}
+
+fn logins_in(shim: &Shim) -> usize {
+    shim.hits().unwrap().iter().filter(|hit| hit.function == "C_Login").count()
+}
+
+#[test]
+fn keys_of_two_tokens_may_have_one_id() {
+    let directories = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let configs: Vec<TokenConfig> = (0..2)
+        .map(|number| {
+            let token = make_token(directories[number].path(), &format!("vault-{number}"), PIN).unwrap();
+            let config = configure(&token, agent());
+            let uri = config.uri.replace("?module-path", ";id=%01?module-path");
+            let config = TokenConfig { uri, ..config };
+            init(&config, CreateKey::IfAbsent, Box::new(os())).unwrap();
+            config
+        })
+        .collect();
+    let mut providers: Vec<_> = configs.iter().map(|config| ready(config)).collect();
+    let keys: Vec<_> = providers.iter().flat_map(|provider| provider.keys()).collect();
+    assert_eq!(keys[0].id, keys[1].id);
+    for (number, provider) in providers.iter_mut().enumerate() {
+        // The state names both; a reconnection finds its own.
+        provider.require(&keys);
+        kill_agent(provider);
+        drive(provider, ProviderState::Ready);
+        provider.wrap(&object(1), &DataKey::new(&[1; 32])).unwrap();
+        assert_eq!(provider.keys(), [keys[number].clone()]);
+    }
+    // Another key under its own serial number is still another key.
+    let changed = frostkeep_hsm::provider::KeyDescriptor { check_value: [9; 8], ..keys[0].clone() };
+    providers[0].require(&[changed]);
+    drive(&mut providers[0], ProviderState::Fenced);
+    assert_eq!(outage(&providers[0]).class, OutageClass::Key);
 }
 
 #[test]

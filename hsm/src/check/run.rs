@@ -340,6 +340,9 @@ impl<'a> Run<'a> {
             let operation = outage.detail.split(':').next().unwrap_or_default();
             self.report.hung.push(operation.to_owned());
             self.find(Code::Hung, outage.detail.clone());
+        } else if outage.class == OutageClass::Integrity {
+            // Two answers to one question: no outage passes it by.
+            self.find(Code::SealFailed, outage.detail.clone());
         } else {
             self.find(Code::SealInterrupted, outage.detail.clone());
         }

@@ -132,6 +132,69 @@ fn one_key_alone_wraps_what_its_token_has_missed() {
 }
 
 #[test]
+fn a_token_that_hangs_holds_up_neither_an_opening_nor_what_is_caught_up() {
+    let mut bench = ready(1);
+    let wraps = bench.tokens.wrap(&object(), &key()).unwrap();
+    let names: Vec<_> = bench.tokens.keys().iter().map(scheme::key_name).collect();
+    bench.one.set_deadline(Duration::from_secs(8));
+    bench.one.hang();
+    assert_eq!(bench.tokens.wrap(&object(), &key()).unwrap().len(), 1);
+    assert!(bench.tokens.workers[0].is_busy());
+    let begun = Instant::now();
+    for _ in 0..20 {
+        assert!(bench.tokens.wrap_under(names[0], &object(), &key()).is_err(), "it hangs");
+        assert!(bench.opens(&wraps), "the primary is asked first, and not waited for");
+        bench.tokens.wrap_under(names[1], &object(), &key()).unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    bench.one.release();
+}
+
+#[test]
+fn an_outage_begins_when_the_last_of_those_that_are_needed_goes_and_a_degraded_node_has_none() {
+    let mut bench = ready(1);
+    bench.one.fail_until_healed(FaultClass::Key);
+    bench.until(|tokens| states(tokens)[0] == ProviderState::Fenced);
+    assert_eq!(bench.tokens.health().outages, 0, "degraded");
+    std::thread::sleep(Duration::from_millis(300));
+    bench.two.fail_until_healed(FaultClass::Token);
+    bench.until(|tokens| !tokens.health().admits_work());
+    let health = bench.tokens.health();
+    let (first, outage) = (bench.tokens.tokens()[0].outage.clone().unwrap(), health.outage.unwrap());
+    assert!(outage.since.since(first.since) >= 300, "{outage:?} after {first:?}");
+    assert_eq!((outage.class, outage.token.as_str()), (OutageClass::Token, "two"), "the one that heals by itself");
+    assert!(outage.detail.contains("one: key"), "{}", outage.detail);
+    assert_eq!(health.outages, 1);
+    bench.two.heal();
+    bench.until(|tokens| tokens.health().admits_work());
+    assert_eq!(bench.tokens.health().outages, 1);
+    bench.one.heal();
+}
+
+#[test]
+fn two_entries_for_one_key_are_one_wrap() {
+    let one = ScriptedHandle::new("one", [1; 32]);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
+    let both = || vec![provider(&one, &clock), provider(&one, &clock)];
+    assert_eq!(Tokens::new(both(), 1, &clock).unwrap().wrap(&object(), &key()).unwrap().len(), 1);
+    assert!(Tokens::new(both(), 2, &clock).unwrap().wrap(&object(), &key()).is_err());
+}
+
+#[test]
+fn tokens_that_hang_are_let_go_all_at_once() {
+    let bench = ready(1);
+    for token in [&bench.one, &bench.two] {
+        token.set_deadline(Duration::from_secs(2));
+        token.hang();
+    }
+    // Both are in their health call.
+    assert!(bench.one.wait_until_hanging(PATIENCE) && bench.two.wait_until_hanging(PATIENCE));
+    let begun = Instant::now();
+    drop(bench.tokens);
+    assert!(begun.elapsed() < Duration::from_millis(3_500), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn both_gone_is_an_outage_that_names_both_and_either_one_ends_it() {
     let mut bench = ready(1);
     let wraps = bench.tokens.wrap(&object(), &key()).unwrap();
@@ -171,9 +234,10 @@ fn damage_is_told_only_when_no_token_opens() {
     *wraps[1].blob.last_mut().unwrap() ^= 1;
     assert!(matches!(bench.tokens.unwrap(&object(), &wraps), Err(UnwrapError::Corrupt)));
     // A token that is away may have the good wrap.
+    *wraps[0].blob.last_mut().unwrap() ^= 1;
     bench.one.fail_until_healed(FaultClass::Token);
     bench.until(|tokens| states(tokens)[0] == ProviderState::Out);
-    assert!(!matches!(bench.tokens.unwrap(&object(), &wraps[..1]), Err(UnwrapError::Corrupt)));
+    assert!(!matches!(bench.tokens.unwrap(&object(), &wraps), Err(UnwrapError::Corrupt)));
     assert!(matches!(bench.tokens.unwrap(&object(), &[]), Err(UnwrapError::NoReachableKey { found: 0, .. })));
 }
 

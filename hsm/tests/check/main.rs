@@ -13,7 +13,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use frostkeep_fixtures::{P11KitServer, SoftToken, make_token};
+use frostkeep_fixtures::{P11KitServer, Shim, SoftToken, make_token, softhsm_module};
 use frostkeep_hsm::check::finding::{Code, Fault, Finding, Level};
 use frostkeep_hsm::check::report::{CheckReport, CuredIn, Outcome, SealedWith, Verdict};
 use frostkeep_hsm::check::{Options, SCRATCH_LABEL, check};
@@ -181,6 +181,21 @@ fn a_token_without_the_key_is_measured_with_a_key_of_one_session_and_none_is_mad
     assert_eq!((latency.sealed_with, latency.open.unwrap().count), (SealedWith::SessionKey, 5));
     assert_eq!(report.recovery.session_loss.unwrap().cured_in, Some(CuredIn::Call));
     assert_eq!(bench.objects(), BTreeMap::new());
+}
+
+#[test]
+fn a_token_that_is_locked_without_a_flag_is_not_usable() {
+    // As a TPM in its lock-out: the right PIN, and an answer that says nothing of it.
+    let bench = bench();
+    let real = softhsm_module().unwrap();
+    let shim = Shim::new(bench.directory.path(), real.clone()).unwrap();
+    shim.set_text("C_Login 0 * before rv 0xa4").unwrap();
+    let uri = bench.config.uri.replace(&real.display().to_string(), &shim.module().display().to_string());
+    let environment = bench.config.environment.clone().into_iter().chain(shim.environment()).collect();
+    let report = check(&TokenConfig { uri, environment, ..bench.config.clone() }, QUICK, Box::new(os())).unwrap();
+    assert!(weighty(&report).contains(&Code::PinLocked), "{:#?}", report.findings);
+    assert_eq!((report.verdict, report.pin.login), (Verdict::NotUsable, Outcome::No));
+    assert!(!show(&bench.config, false, Box::new(os())).unwrap().latch.latched);
 }
 
 #[test]
