@@ -241,12 +241,12 @@ impl Pkcs11Token {
         }
     }
 
-    /// Those of `required` that are on the token with this serial number, the configured one first.
+    /// Those of `required` that are on this token, the configured one first.
     fn find_required(
         &mut self,
         play: Option<&Drill>,
         required: &[KeyDescriptor],
-        serial: &str,
+        info: &TokenInfo,
     ) -> Result<Vec<FoundKey>, TokenError> {
         let mut open: Vec<FoundKey> = Vec::new();
         let mut changed = None;
@@ -266,7 +266,7 @@ impl Pkcs11Token {
                     );
                     let error = TokenError::new(FaultClass::Key, "find", "key_changed", detail);
                     // The key of another token may have the same id, chosen by its operator: only ours must be ours.
-                    if wanted.token_serial == serial {
+                    if (&wanted.token_serial, &wanted.token_label) == (&info.serial, &info.label) {
                         return Err(error);
                     }
                     changed = changed.or(Some(error));
@@ -312,11 +312,8 @@ impl Token for Pkcs11Token {
         let play = play.as_ref();
         let info = self.connected(play)?;
         self.logged_in(play, &info)?;
-        let found = if required.is_empty() {
-            vec![self.find_named(play)?]
-        } else {
-            self.find_required(play, required, &info.serial)?
-        };
+        let found =
+            if required.is_empty() { vec![self.find_named(play)?] } else { self.find_required(play, required, &info)? };
         self.keys = found.iter().map(|key| key.key).collect();
         let keys = found.into_iter().map(|key| descriptor(key, &info)).collect();
         Ok(Opened { info, keys })

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use frostkeep_hsm::health::Outage;
-use frostkeep_hsm::provider::{AnchorRead, KeyProvider, SealedObject};
+use frostkeep_hsm::provider::{AnchorRead, KeyDescriptor, KeyProvider, SealedObject};
 use redb::StorageBackend;
 
 use super::core::Environment;
@@ -127,10 +127,14 @@ pub fn create_over(
         });
     }
     for (number, key) in descriptors.iter().enumerate() {
-        if descriptors.iter().skip(number + 1).any(|other| other.token_serial == key.token_serial) {
-            let what =
-                format!("two of its tokens have the serial number {:?}: each is configured once", key.token_serial);
-            return Err(CreateError::Provider { what });
+        // Every TPM has the same serial number; with the label it is a name.
+        let same =
+            |other: &KeyDescriptor| (&other.token_serial, &other.token_label) == (&key.token_serial, &key.token_label);
+        if descriptors.iter().skip(number + 1).any(same) {
+            let (label, serial) = (&key.token_label, &key.token_serial);
+            return Err(CreateError::Provider {
+                what: format!("token {label:?}, serial {serial:?}, is configured twice: once is enough"),
+            });
         }
     }
     if descriptors.len() > STORE_KEYS_MAX {

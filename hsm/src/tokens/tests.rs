@@ -152,7 +152,7 @@ fn a_token_that_hangs_holds_up_neither_an_opening_nor_what_is_caught_up() {
 
 #[test]
 fn an_outage_begins_when_the_last_of_those_that_are_needed_goes_and_a_degraded_node_has_none() {
-    let mut bench = ready(1);
+    let bench = ready(1);
     bench.one.fail_until_healed(FaultClass::Key);
     bench.until(|tokens| states(tokens)[0] == ProviderState::Fenced);
     assert_eq!(bench.tokens.health().outages, 0, "degraded");

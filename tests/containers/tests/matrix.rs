@@ -1,15 +1,17 @@
 //! The suite of `hsm/tests/matrix.rs` on SoftHSM in a container, by its socket and over a network.
-#![allow(missing_docs, clippy::unwrap_used, clippy::disallowed_methods)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, clippy::disallowed_methods)]
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use frostkeep_container_tests::Failed;
 use frostkeep_container_tests::container::{Plan, SoftHsmContainer};
 use frostkeep_container_tests::leftovers;
 use frostkeep_fixtures::{Fixture, Launch, Outage, Shows};
-use frostkeep_token_suite::conforms;
+use frostkeep_token_suite::{KEY, conforms};
+use serde_json::Value;
 
 /// The command, which is its own token agent.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_frostkeep-under-test");
@@ -41,7 +43,7 @@ fn told(done: Result<(), Failed>) -> io::Result<()> {
 
 impl Fixture for InContainer {
     fn kind(&self) -> &'static str {
-        if self.bridged { "SoftHSM in a container, over TCP" } else { "SoftHSM in a container" }
+        if self.bridged { "container-tcp" } else { "container" }
     }
 
     fn directory(&self) -> &Path {
@@ -95,7 +97,29 @@ impl Fixture for InContainer {
 
 fn on(plan: Plan) {
     let directory = leftovers::directory().unwrap();
-    conforms(&mut InContainer::start(directory.path(), plan), Path::new(PROGRAM));
+    let mut token = InContainer::start(directory.path(), plan);
+    conforms(&mut token, Path::new(PROGRAM));
+    let report = checked(&token);
+    assert_ne!(report["verdict"], "not_usable", "{report:#}");
+    if let Some(path) = std::env::var_os("FROSTKEEP_CHECK_OUT") {
+        let mut file = std::fs::File::options().create(true).append(true).open(path).unwrap();
+        file.write_all(format!("{report}\n").as_bytes()).unwrap();
+    }
+}
+
+/// What `frostkeep token check` says of it.
+fn checked(token: &InContainer) -> Value {
+    let (uri, latches) = (token.uri(KEY).unwrap(), token.latch_directory());
+    let mut command = Command::new(PROGRAM);
+    command.args(["--json", "token", "check", "--uri", &uri, "--latch-directory"]).arg(latches);
+    for (name, value) in token.environment() {
+        command.arg("--env").arg(format!("{name}={value}"));
+    }
+    let out = command.stdin(Stdio::null()).output().unwrap();
+    assert!(out.status.success(), "{}: {}", out.status, String::from_utf8_lossy(&out.stderr));
+    let mut report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    report["kind"] = Value::from(token.kind());
+    report
 }
 
 #[test]
