@@ -171,7 +171,7 @@ fn keys_of_two_tokens_may_have_one_id() {
             config
         })
         .collect();
-    let mut providers: Vec<_> = configs.iter().map(|config| ready(config)).collect();
+    let mut providers: Vec<_> = configs.iter().map(ready).collect();
     let keys: Vec<_> = providers.iter().flat_map(|provider| provider.keys()).collect();
     assert_eq!(keys[0].id, keys[1].id);
     for (number, provider) in providers.iter_mut().enumerate() {
