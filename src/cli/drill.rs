@@ -279,8 +279,15 @@ fn scratch_tokens(args: &OutageArgs) -> Result<(Vec<TokenConfig>, usize), CliErr
 }
 
 fn not_begun(name: &str, error: &CourseError) -> CliError {
-    let refused = failed(name, &error.error);
-    match error.error.reason() {
+    let error = match error {
+        CourseError::Call { error, .. } => error,
+        CourseError::TokenAway(_) => {
+            return CliError::surroundings(format!("{name}: {error}"))
+                .with_hint("nothing was begun: bring the token back, or take it out of the node's configuration");
+        }
+    };
+    let refused = failed(name, error);
+    match error.reason() {
         Some(Reason::LiveTraffic) => refused.with_hint(
             "wait until it is quiet; --danger-live-traffic drills all the same, and refuses fresh rounds of others meanwhile",
         ),

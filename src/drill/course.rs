@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::observed::{Observed, Replays, RoundsSeen};
 use super::prepared::{Answers, Prepared, replay, told};
 use super::session::{Answer, Rounds, next_of};
-use super::stand::{Seat, Stand};
+use super::stand::{Seat, Seen, SeenToken, Stand};
 use super::watch::{Notes, look};
 use crate::client::{ClientError, DrillBegun, DrillOrder};
 use crate::ids::DrillId;
@@ -43,16 +43,29 @@ pub struct Plan {
 
 /// Why nothing was drilled.
 #[derive(Debug, thiserror::Error)]
-#[error("{step}: {error}")]
-pub struct CourseError {
-    /// What was tried.
-    pub step: &'static str,
-    /// What came of it.
-    pub error: ClientError,
+pub enum CourseError {
+    /// A call to a node.
+    #[error("{step}: {error}")]
+    Call {
+        /// What was tried.
+        step: &'static str,
+        /// What came of it.
+        error: ClientError,
+    },
+    /// A token is away while others serve: what is away already shows nothing of a drill, and hides what becomes of it.
+    #[error("a token is away before the drill: {}", .0.join("; "))]
+    TokenAway(Vec<String>),
 }
 
 fn at(step: &'static str) -> impl FnOnce(ClientError) -> CourseError {
-    move |error| CourseError { step, error }
+    move |error| CourseError::Call { step, error }
+}
+
+/// Refuses a node of whose tokens one is away. A node that is not ready refuses by itself, and says more.
+fn check_tokens(seen: &Seen) -> Result<(), CourseError> {
+    let away = seen.tokens.iter().filter(|token| seen.ready && seen.drill.is_none() && !token.is_there());
+    let away: Vec<String> = away.map(SeenToken::trouble).collect();
+    if away.is_empty() { Ok(()) } else { Err(CourseError::TokenAway(away)) }
 }
 
 /// The course over one node.
@@ -101,6 +114,7 @@ impl<S: Stand> Course<S> {
         entropy::os().fill_bytes(&mut id);
         let drill = DrillId::new(id);
         let before = self.stand.look().await.map_err(at("the node's status"))?;
+        check_tokens(&before)?;
         let mut rounds = match &self.plan.seat {
             Some(seat) => Some(self.prepare(seat, &drill).await?),
             None => None,

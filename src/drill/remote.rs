@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::report::Drilled;
-use super::stand::{Counts, Freezes, Seat, Seen, SeenOutage, Stand};
+use super::stand::{Counts, Freezes, Seat, Seen, SeenOutage, SeenToken, Stand};
 use crate::client::view::{GroupPhase, KeyGroupInfo, NodeStatus};
 use crate::client::{Client, ClientError, DrillBegun, DrillOrder, Network, Patience, ServedRound};
 use crate::engine::{CommitRequest, SessionRequest, SignRequest};
@@ -157,10 +157,14 @@ fn seen(status: NodeStatus) -> Seen {
     let provider = status.message.provider.unwrap_or_default();
     let counters = status.message.counters.unwrap_or_default();
     let refused = |counts: Vec<v1::RefusalCount>| counts.into_iter().map(|one| (one.reason, one.count)).collect();
+    let outage = |outage: v1::Outage| SeenOutage { class: outage.class, detail: outage.detail };
+    let token =
+        |token: v1::TokenStatus| SeenToken { name: token.name, state: token.state, outage: token.outage.map(outage) };
     Seen {
         ready: status.message.ready,
         state: provider.state,
-        outage: provider.outage.map(|outage| SeenOutage { class: outage.class, detail: outage.detail }),
+        outage: provider.outage.map(outage),
+        tokens: provider.tokens.into_iter().map(token).collect(),
         drill: status.drill,
         counts: Counts {
             rounds_fresh: counters.rounds_fresh,
