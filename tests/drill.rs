@@ -460,6 +460,23 @@ async fn a_second_token_that_is_away_is_told_by_name_before_the_drill_and_after_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_drill_of_the_least_duration_passes_and_one_below_it_begins_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = Token::soft(directory.path(), "short");
+    let mut config = token.config();
+    config.deadlines.call_ms = 1_000;
+    let stand = Arc::new(Scratch::make(&[config], 1).await.unwrap());
+    let seat = stand.seat().clone();
+    for (kind, least_ms) in [(DrillKind::Hang, 1_300), (DrillKind::Slow, 1_300)] {
+        let refused = course(&stand, &seat, kind, least_ms - 1).run().await.unwrap_err();
+        assert!(matches!(refused, CourseError::TooShort { least_ms: least, .. } if least == least_ms), "{refused}");
+        assert!(stand.look().await.unwrap().drill.is_none(), "nothing was begun");
+        let (seen, _) = course(&stand, &seat, kind, least_ms).run().await.unwrap();
+        assert_eq!(unmet(&seen[0]), [""; 0], "{kind}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_interrupt_ends_the_drill_on_the_node_and_the_report_says_so() {
     let (net, confirmed) = drilled(2, AttemptPolicy::Roast).await;
     let arguments = ["drill", "outage", "--node", "node-0", "--seconds", "200", "--json"];

@@ -55,6 +55,19 @@ pub enum CourseError {
     /// A token is away while others serve: what is away already shows nothing of a drill, and hides what becomes of it.
     #[error("a token is away before the drill: {}", .0.join("; "))]
     TokenAway(Vec<String>),
+    /// A duration in which a sound node cannot show the outage.
+    #[error("{kind} for {asked_ms} ms is too short for this node's deadlines: at least {least_ms} ms show it")]
+    TooShort {
+        /// The kind.
+        kind: DrillKind,
+        /// What was asked.
+        asked_ms: u64,
+        /// The least.
+        least_ms: u64,
+    },
+    /// Somebody wanted no drill any more.
+    #[error("interrupted before the drill: nothing was begun")]
+    Interrupted,
 }
 
 fn at(step: &'static str) -> impl FnOnce(ClientError) -> CourseError {
@@ -89,6 +102,7 @@ impl<S: Stand> Course<S> {
     /// [`CourseError`] when the first does not begin; what was seen before a later one does not is kept.
     pub async fn run(&self) -> Result<(Vec<Observed>, Option<CourseError>), CourseError> {
         let mut seen = Vec::new();
+        self.check_duration().await?;
         for kind in &self.plan.kinds {
             match self.one(*kind).await {
                 Ok(observed) => {
@@ -103,6 +117,17 @@ impl<S: Stand> Course<S> {
             }
         }
         Ok((seen, None))
+    }
+
+    /// Before the first kind: whoever asks for all of them hears of the last one's least before anything is done.
+    async fn check_duration(&self) -> Result<(), CourseError> {
+        let Some(times) = self.stand.look().await.map_err(at("the node's status"))?.times else { return Ok(()) };
+        let (asked_ms, rounds) = (self.plan.duration_ms, self.plan.seat.is_some());
+        let needed = self.plan.kinds.iter().filter_map(|kind| Some((times.least_ms(*kind, rounds)?, *kind)));
+        match needed.max() {
+            Some((least_ms, kind)) if asked_ms < least_ms => Err(CourseError::TooShort { kind, asked_ms, least_ms }),
+            _ => Ok(()),
+        }
     }
 
     fn stopped(&self) -> bool {
@@ -120,7 +145,10 @@ impl<S: Stand> Course<S> {
             None => None,
         };
         if self.stopped() {
-            return Err(self.give_up(&rounds, &drill, ClientError::Unreachable("interrupted".into())).await);
+            if let Some(prepared) = rounds {
+                prepared.rounds.close().await;
+            }
+            return Err(CourseError::Interrupted);
         }
         let order = DrillOrder {
             drill,
@@ -222,6 +250,7 @@ impl<S: Stand> Course<S> {
         let limit_ms = self.plan.duration_ms.saturating_add(GRACE_MS);
         if let Some(prepared) = prepared {
             let first = prepared.rounds.ask(&prepared.first).await;
+            notes.first_answered();
             notes.note(format!("the round asked for as it began: {}", told(&first)));
             let pending = first.refused().is_some_and(|problem| problem.pending);
             let again = if pending { Some(prepared.rounds.ask(&prepared.first).await) } else { None };
@@ -229,6 +258,8 @@ impl<S: Stand> Course<S> {
             prepared.answers =
                 Some(Answers { first, again, fresh: Vec::new(), own: None, untouched: None, waiting: None });
         }
+        // Without rounds the drill is long enough for the node's own call.
+        notes.first_answered();
         loop {
             if notes.over_ms().is_some() || notes.since_ms() > limit_ms {
                 notes.note("the drill is over");

@@ -107,12 +107,13 @@ impl Scratch {
         let provider = Tokens::from_config(configs, min_wraps, &node_config.clock)?;
         let drills = provider.drills();
         let drills = drills.ok_or_else(|| ScratchError::NotReady("the key provider plays no outage".into()))?;
+        // The directory goes with the node: whoever waits for it may be gone meanwhile.
         let node = tokio::task::spawn_blocking(move || {
             let mut provider: Box<dyn KeyProvider> = Box::new(provider);
             init(&node_config, provider.as_mut())?;
-            Ok::<_, ScratchError>(Node::start(node_config, provider)?)
+            Ok::<_, ScratchError>((Node::start(node_config, provider)?, directory))
         });
-        let node = node.await.map_err(|error| ScratchError::NotReady(error.to_string()))??;
+        let (node, directory) = node.await.map_err(|error| ScratchError::NotReady(error.to_string()))??;
         let engine = opened(&node, &clock).await?;
         let caller = Caller {
             name: user(),
@@ -147,6 +148,13 @@ impl Scratch {
     pub fn close(&self) {
         self.drills.end(None);
         self.node.stop();
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A call that is played would hold the node's end.
+        self.drills.end(None);
     }
 }
 
@@ -240,6 +248,7 @@ impl Stand for Scratch {
             state: state_name(status.health.state).into(),
             outage: status.health.outage.as_ref().map(seen_outage),
             tokens: status.tokens.iter().map(token).collect(),
+            times: Some(*self.drills.times()),
             drill: self.drills.on().map(|drill| self.view(&drill)),
             counts: Counts {
                 rounds_fresh: tally.rounds_fresh,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 
-use frostkeep_hsm::drill::MARK;
+use frostkeep_hsm::drill::{MARK, Times};
 
 use crate::client::{ClientError, DrillBegun, DrillOrder, DrillView, ServedRound};
 use crate::engine::{CommitRequest, SessionRequest, SignRequest};
@@ -102,6 +102,8 @@ pub struct Seen {
     pub outage: Option<SeenOutage>,
     /// Each of its tokens: those that are away while others serve are in no outage of the node's.
     pub tokens: Vec<SeenToken>,
+    /// The times of its tokens that say how long a drill has to last; none where the node does not tell.
+    pub times: Option<Times>,
     /// The drill that is on.
     pub drill: Option<DrillView>,
     /// Its counters.

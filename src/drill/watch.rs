@@ -39,6 +39,8 @@ pub struct Sight {
     pub real: BTreeSet<String>,
     /// The drill, as the status told of it.
     pub told: Option<DrillView>,
+    /// Whether the first round has its answer: until a call that hangs has met its deadline, a node is ready that is not sound.
+    pub first_answered: bool,
     /// When the status told of it no more.
     pub over_ms: Option<u64>,
     /// When, from then on, it was ready first, with all of its tokens.
@@ -80,6 +82,10 @@ impl Notes {
         self.sight().clone()
     }
 
+    pub(super) fn first_answered(&self) {
+        self.sight().first_answered = true;
+    }
+
     pub(super) fn over_ms(&self) -> Option<u64> {
         self.sight().over_ms
     }
@@ -98,7 +104,7 @@ impl Notes {
             _ if sight.over_ms.is_none() => sight.over_ms = Some(now_ms),
             _ => {}
         }
-        if sight.over_ms.is_some() && sight.ready_ms.is_none() && seen.is_whole() {
+        if sight.over_ms.is_some() && sight.first_answered && sight.ready_ms.is_none() && seen.is_whole() {
             sight.ready_ms = Some(now_ms);
         }
         drop(sight);
