@@ -385,7 +385,7 @@ async fn a_drill_whose_outage_the_node_meets_by_itself_shows_the_same_but_a_roun
     let (_stop, stopped) = tokio::sync::watch::channel(false);
     let plan = Plan {
         kinds: DrillKind::ALL.to_vec(),
-        duration_ms: 1_500,
+        duration_ms: 2_500,
         danger_live_traffic: false,
         seat: Some(stand.0.seat().clone()),
     };

@@ -239,7 +239,9 @@ impl DrillSwitch {
             Some(last) if now < last.until => return Err(NotBegun::On(Box::new(last.clone()))),
             _ => {}
         }
-        let by = by.chars().take(BY_BYTES_MAX / 4).collect();
+        // A boundary always exists at zero.
+        let end = (0..=BY_BYTES_MAX.min(by.len())).rev().find(|at| by.is_char_boundary(*at)).unwrap_or(0);
+        let by = by.get(..end).unwrap_or_default().to_owned();
         let until = now.plus(duration_ms);
         let drill = Drill { id, kind, by, begun: now, begun_unix: self.clock.unix_seconds(), until };
         state.last = Some(drill.clone());
@@ -358,7 +360,7 @@ mod tests {
             assert_eq!(switch.begin([1; 16], DrillKind::Unplug, asked, ""), Err(NotBegun::Duration { asked }));
         }
         assert!(switch.begin([1; 16], DrillKind::Unplug, DURATION_MS_MAX, &"x".repeat(1_000)).is_ok());
-        assert!(switch.on().unwrap().by.len() <= BY_BYTES_MAX);
+        assert_eq!(switch.on().unwrap().by.len(), BY_BYTES_MAX);
     }
 
     #[test]
