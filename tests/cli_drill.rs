@@ -286,3 +286,67 @@ fn what_is_no_drill_is_a_usage_error_and_a_token_without_the_key_is_named() {
     assert!(text(&out.stderr).contains("key_missing"), "{}", text(&out.stderr));
     assert!(is_empty(&bench.at("scratch")));
 }
+
+fn interrupt(child: &Child) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+}
+
+#[test]
+fn an_interrupted_scratch_drill_leaves_nothing_and_says_how_far_it_came() {
+    let bench = bench();
+    // Until a line of standard error, then as many interrupts; exit code and what was said after them.
+    let interrupted = |line: &str, count: usize| {
+        let arguments = ["drill", "outage", "--scratch", "--config", "node.toml", "--kind", "hang", "--seconds", "100"];
+        let mut child = bench.command(&arguments).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        assert!(lines.any(|told| told.contains(line)), "never: {line}");
+        let mut rest = Vec::new();
+        for number in 0..count {
+            interrupt(&child);
+            if number + 1 < count {
+                rest.extend(lines.by_ref().take_while(|told| !told.contains("the drill is ended;")));
+            }
+        }
+        rest.extend(lines);
+        (child.wait_with_output().unwrap().status.code(), rest.join("\n"))
+    };
+    let (code, said) = interrupted("making a node of its own", 1);
+    assert_eq!(code, Some(4), "{said}");
+    assert!(said.contains("nothing was begun") && !said.contains("peer_unreachable"), "{said}");
+    assert!(is_empty(&bench.at("scratch")), "{said}");
+    for line in ["making a node of its own", "drill hang begins"] {
+        let (code, said) = interrupted(line, 2);
+        assert_eq!(code, Some(4), "{said}");
+        assert!(said.contains("interrupted twice") && !said.contains("drill end"), "{said}");
+        assert!(is_empty(&bench.at("scratch")), "{line}: {said}");
+    }
+}
+
+#[test]
+fn a_duration_in_which_no_hang_shows_is_refused_with_the_least_and_what_cannot_be_written_is_found_before() {
+    let bench = bench();
+    let config = std::fs::read_to_string(bench.at("node.toml")).unwrap();
+    std::fs::write(bench.at("node.toml"), config.replace("call_ms = 400", "call_ms = 2000")).unwrap();
+    for kind in ["hang", "all"] {
+        let out = bench.scratch(&["--kind", kind, "--seconds", "1"]);
+        let said = text(&out.stderr);
+        assert_eq!((out.status.code(), text(&out.stdout).as_str()), (Some(2), ""), "{said}");
+        assert!(said.contains("at least 2300 ms") && said.contains("--seconds 3"), "{said}");
+    }
+    let out = bench.scratch(&["--kind", "hang", "--seconds", "3"]);
+    assert_eq!(out.status.code(), Some(0), "{}\n{}", text(&out.stdout), text(&out.stderr));
+
+    let out = bench.scratch(&["--report", "node.toml/report.json"]);
+    let said = text(&out.stderr);
+    assert!(
+        out.status.code() == Some(4) && said.contains("nothing was drilled") && !said.contains("printed"),
+        "{said}"
+    );
+    for arguments in [&["drill", "outage"][..], &["drill", "end"]] {
+        let out = bench.run(&[arguments, &["--config", "node.toml"]].concat());
+        let said = text(&out.stderr);
+        assert!(out.status.code() == Some(4) && said.contains("is the node up, and may this user"), "{said}");
+        assert!(!said.contains("roster"), "{said}");
+    }
+}

@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use frostkeep::client::{Client, ClientError, DrillBegun, DrillOrder, Endpoint, Patience, ServedRound};
 use frostkeep::drill::judge::judge;
+use frostkeep::drill::observed::Observed;
 use frostkeep::drill::stand::{Freezes, Seen};
-use frostkeep::drill::{Course, Plan, Scratch, Stand};
+use frostkeep::drill::{Course, CourseError, Plan, Scratch, Seat, Stand};
 use frostkeep::engine::{CommitRequest, SessionRequest, SignRequest, drill_subject};
 use frostkeep::frost::{Commitments, SigningPackage};
 use frostkeep::hash::sha256;
@@ -384,7 +385,7 @@ async fn a_drill_whose_outage_the_node_meets_by_itself_shows_the_same_but_a_roun
     let (_stop, stopped) = tokio::sync::watch::channel(false);
     let plan = Plan {
         kinds: DrillKind::ALL.to_vec(),
-        duration_ms: 1_500,
+        duration_ms: 2_500,
         danger_live_traffic: false,
         seat: Some(stand.0.seat().clone()),
     };
@@ -397,6 +398,81 @@ async fn a_drill_whose_outage_the_node_meets_by_itself_shows_the_same_but_a_roun
         assert_eq!(unmet, [], "{}", observed.kind);
         let in_line = observed.rounds.as_ref().unwrap().first_again.is_some();
         assert!(!in_line, "{}", observed.kind);
+    }
+}
+
+fn course<S: Stand>(stand: &Arc<S>, seat: &Seat, kind: DrillKind, duration_ms: u64) -> Course<S> {
+    let (_, stop) = tokio::sync::watch::channel(false);
+    let plan = Plan { kinds: vec![kind], duration_ms, danger_live_traffic: false, seat: Some(seat.clone()) };
+    let (clock, tell) = (Arc::new(SystemClock::new()), Arc::new(|_: &str, _: &str| {}));
+    Course { stand: Arc::clone(stand), plan, clock, tell, stop }
+}
+
+fn unmet(observed: &Observed) -> Vec<&'static str> {
+    judge(observed).into_iter().filter(|line| !line.met).map(|line| line.what).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_token_that_is_away_is_told_by_name_before_the_drill_and_after_it_although_the_first_serves() {
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (first, mut second) = (Token::soft(one.path(), "first"), Token::soft(other.path(), "second"));
+    let stand = Arc::new(Scratch::make(&[first.config(), second.config()], 1).await.unwrap());
+    let seat = stand.seat().clone();
+    let run = || async { course(&stand, &seat, DrillKind::Unplug, 1_500).run().await };
+    let (seen, left) = run().await.unwrap();
+    assert!(left.is_none());
+    assert_eq!(unmet(&seen[0]), [""; 0], "both are there, before and afterwards");
+    let is = |there: bool| {
+        let stand = Arc::clone(&stand);
+        async move {
+            for _ in 0..1_000 {
+                let seen = stand.look().await.unwrap();
+                if seen.ready && seen.tokens[1].is_there() == there {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("never: the second token is there: {there}");
+        }
+    };
+
+    // It goes while the drill is on, and does not come back.
+    let (ran, ()) = tokio::join!(run(), async {
+        while stand.look().await.unwrap().ready {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        second.take_away();
+    });
+    let (seen, _) = ran.unwrap();
+    let told = unmet(&seen[0]);
+    assert_eq!(told, ["outages that are not the drill's", "the node afterwards"]);
+    assert!(seen[0].sight.real.iter().any(|real| real.contains("token second")), "{:?}", seen[0].sight.real);
+    assert!(!seen[0].sight.real.iter().any(|real| real.contains("token first")), "{:?}", seen[0].sight.real);
+
+    // It is away before.
+    is(false).await;
+    let refused = run().await.unwrap_err();
+    assert!(matches!(&refused, CourseError::TokenAway(away) if away.len() == 1), "{refused}");
+    assert!(refused.to_string().contains("token second"), "{refused}");
+    assert!(stand.look().await.unwrap().drill.is_none(), "nothing was begun");
+    second.bring_back();
+    is(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drill_of_the_least_duration_passes_and_one_below_it_begins_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = Token::soft(directory.path(), "short");
+    let mut config = token.config();
+    config.deadlines.call_ms = 1_000;
+    let stand = Arc::new(Scratch::make(&[config], 1).await.unwrap());
+    let seat = stand.seat().clone();
+    for (kind, least_ms) in [(DrillKind::Hang, 1_300), (DrillKind::Slow, 1_300)] {
+        let refused = course(&stand, &seat, kind, least_ms - 1).run().await.unwrap_err();
+        assert!(matches!(refused, CourseError::TooShort { least_ms: least, .. } if least == least_ms), "{refused}");
+        assert!(stand.look().await.unwrap().drill.is_none(), "nothing was begun");
+        let (seen, _) = course(&stand, &seat, kind, least_ms).run().await.unwrap();
+        assert_eq!(unmet(&seen[0]), [""; 0], "{kind}");
     }
 }
 

@@ -5,14 +5,14 @@
 mod kit;
 
 use frostkeep::engine::{
-    CommitRequest, EngineConfig, SessionRequest, Subject, drill_subject, is_drill_session, trial_subject,
+    Caller, CommitRequest, EngineConfig, Role, SessionRequest, Subject, drill_subject, is_drill_session, trial_subject,
 };
 use frostkeep::hash::sha256;
 use frostkeep::ids::{AttemptPolicy, CeremonyId, DrillId, MerkleRoot, Message, SessionId};
 use frostkeep::limits::DRILL_SESSIONS_OPEN_MAX;
 use frostkeep::policy::{SigningPolicy, Tightening};
 use frostkeep::reasons::Reason;
-use kit::{Cluster, Kind, Plan, coordinator, member, session, start};
+use kit::{Cluster, Kind, Plan, coordinator, member, session};
 
 async fn cluster(engine: &EngineConfig) -> Cluster {
     let plan = Plan {
@@ -33,7 +33,14 @@ fn drill(number: u8) -> DrillId {
 async fn refused(cluster: &Cluster, session: &SessionId, subject: &Subject) -> Option<Reason> {
     let package = cluster.package(session, subject, &[member(1), member(2)]);
     let request = cluster.request(session, subject, 1, &package, member(1));
-    start(&cluster.engine_of(member(1)), &request).await.err().map(|refusal| refusal.reason())
+    let engine = cluster.engine_of(member(1));
+    let answer = engine.start_sign_round(&driller(), &request, |reply| reply.position()).await;
+    answer.err().map(|refusal| refusal.reason())
+}
+
+/// A coordinator that is also an admin: whoever may begin a drill.
+fn driller() -> Caller {
+    Caller { name: "kit-driller".into(), identity: None, roles: vec![Role::Coordinator, Role::Admin] }
 }
 
 #[test]
@@ -100,5 +107,22 @@ async fn few_drill_sessions_are_open_at_a_time_and_an_ended_one_is_not_opened_ag
     assert_eq!(engine.commit(&coordinator(), &again).unwrap_err().reason(), Reason::SessionAborted);
     let package = cluster.package(&one_more, &of_first, &[member(1), member(2)]);
     let again = cluster.request(&first, &of_first, 2, &package, member(1));
-    assert_eq!(start(&engine, &again).await.err().unwrap().reason(), Reason::SessionAborted);
+    let answer = engine.start_sign_round(&driller(), &again, |reply| reply.position()).await;
+    assert_eq!(answer.unwrap_err().reason(), Reason::SessionAborted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_coordinator_that_is_no_admin_opens_no_session_of_a_drill_and_goes_on_with_one_that_is_open() {
+    let cluster = cluster(&EngineConfig::default()).await;
+    let engine = cluster.engine_of(member(1));
+    let (name, subject) = drill_subject(&cluster.key_group, &drill(1));
+    let package = cluster.package(&name, &subject, &[member(1), member(2)]);
+    let request = cluster.request(&name, &subject, 1, &package, member(1));
+    let ask = |caller: Caller| {
+        let (engine, request) = (engine.clone(), request.clone());
+        async move { engine.start_sign_round(&caller, &request, |reply| *reply.share()).await }
+    };
+    assert_eq!(ask(coordinator()).await.unwrap_err().reason(), Reason::PermissionDenied);
+    let share = ask(driller()).await.unwrap();
+    assert_eq!(ask(coordinator()).await.unwrap(), share, "the refusal has taken no nonces");
 }

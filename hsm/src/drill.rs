@@ -23,6 +23,9 @@ pub const DURATION_MS_MAX: u64 = 10 * 60 * 1_000;
 /// Longest name of whoever begins a drill, bytes.
 pub const BY_BYTES_MAX: usize = 128;
 
+/// How much longer than an outage needs to begin a drill lasts at least, milliseconds: somebody has to see it.
+const LOOKED_AT_MS: u64 = 300;
+
 /// How the detail of every outage begins that is a drill's.
 pub const MARK: &str = "drill: ";
 
@@ -134,6 +137,21 @@ impl Times {
         self.deadlines.call_ms / 2
     }
 
+    /// The shortest drill of a kind that shows its outage, milliseconds: a call that hangs is told from one that is slow at its
+    /// deadline alone, and without rounds the node's own call meets the outage. `None` where a sooner end shows all the same.
+    pub const fn least_ms(&self, kind: DrillKind, rounds: bool) -> Option<u64> {
+        let call_ms = match kind {
+            DrillKind::Hang => self.deadlines.call_ms,
+            // One that is late may be in line behind another.
+            DrillKind::Slow if rounds => self.deadlines.call_ms,
+            DrillKind::Slow => return None,
+            DrillKind::Unplug | DrillKind::Crash | DrillKind::Pin if rounds => return None,
+            DrillKind::Unplug | DrillKind::Crash | DrillKind::Pin => 0,
+        };
+        let own_ms = if rounds { 0 } else { self.health_interval_ms };
+        Some(call_ms.saturating_add(own_ms).saturating_add(LOOKED_AT_MS))
+    }
+
     /// The longest that the first request after a drill's beginning waits for its refusal, milliseconds. A hanging call has one
     /// deadline; other failures get one reconnection.
     pub const fn refused_within_ms(&self, kind: DrillKind) -> u64 {
@@ -221,7 +239,9 @@ impl DrillSwitch {
             Some(last) if now < last.until => return Err(NotBegun::On(Box::new(last.clone()))),
             _ => {}
         }
-        let by = by.chars().take(BY_BYTES_MAX / 4).collect();
+        // A boundary always exists at zero.
+        let end = (0..=BY_BYTES_MAX.min(by.len())).rev().find(|at| by.is_char_boundary(*at)).unwrap_or(0);
+        let by = by.get(..end).unwrap_or_default().to_owned();
         let until = now.plus(duration_ms);
         let drill = Drill { id, kind, by, begun: now, begun_unix: self.clock.unix_seconds(), until };
         state.last = Some(drill.clone());
@@ -340,7 +360,20 @@ mod tests {
             assert_eq!(switch.begin([1; 16], DrillKind::Unplug, asked, ""), Err(NotBegun::Duration { asked }));
         }
         assert!(switch.begin([1; 16], DrillKind::Unplug, DURATION_MS_MAX, &"x".repeat(1_000)).is_ok());
-        assert!(switch.on().unwrap().by.len() <= BY_BYTES_MAX);
+        assert_eq!(switch.on().unwrap().by.len(), BY_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_drill_that_is_over_before_its_outage_shows_is_too_short() {
+        let (switch, _) = switch();
+        let times = switch.times();
+        assert_eq!((times.deadlines.call_ms, times.health_interval_ms), (2_000, 5_000));
+        assert_eq!(times.least_ms(DrillKind::Hang, true), Some(2_300));
+        assert_eq!(times.least_ms(DrillKind::Slow, true), Some(2_300));
+        assert_eq!(times.least_ms(DrillKind::Unplug, true), None);
+        assert_eq!(times.least_ms(DrillKind::Hang, false), Some(7_300));
+        assert_eq!(times.least_ms(DrillKind::Pin, false), Some(5_300));
+        assert_eq!(times.least_ms(DrillKind::Slow, false), None);
     }
 
     #[test]

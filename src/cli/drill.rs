@@ -4,12 +4,14 @@ mod report;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use frostkeep_hsm::clock::{Clock, SystemClock};
 use frostkeep_hsm::config::TokenConfig;
 use frostkeep_hsm::drill::DrillKind;
 use serde::Serialize;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use self::report::Kept;
@@ -17,7 +19,8 @@ use super::init::read_config;
 use super::keygroup::{not_known, patience};
 use super::progress::Reporter;
 use super::reach::{
-    LocalArgs, NETWORK_HELP, NetworkArgs, NodeArgs, Trouble, all_done, ask_all, block_on, failed, named, on_runtime,
+    LocalArgs, NETWORK_HELP, NetworkArgs, NodeArgs, Trouble, all_done, ask_all, block_on, failed, failed_here, named,
+    on_runtime_within,
 };
 use super::token::{environment, variable};
 use super::{CliError, Output};
@@ -42,6 +45,8 @@ status, counters and the end are shown alone, and the report says so.
 
 With --scratch the drill is on a node of this process: a fresh store in a directory for temporary files, sealed under the key of the
 configured token, and a key of its own. It works beside the running node, and nothing of it is left.
+Its own login before the drill is a real one: it uses the real PIN file and the token's real latch. A PIN file that is wrong counts
+as one refused login, and latches the running node's next login too.
 
 Examples:
   frostkeep drill outage --node north --report north.json
@@ -51,6 +56,9 @@ Examples:
 const END_HELP: &str = "Examples:
   frostkeep drill end --node north
   frostkeep drill end --config /etc/frostkeep/node.toml";
+
+/// How long a scratch node has for its end when nobody waits for its drill any more, milliseconds: a call of it runs into its deadline.
+const SCRATCH_END_MS: u64 = 30_000;
 
 /// The verbs of `frostkeep drill`.
 #[derive(Debug, Subcommand)]
@@ -149,11 +157,18 @@ fn outage(args: &OutageArgs, out: &Output) -> Result<(), CliError> {
     let kept = args.report.as_deref().map(Kept::at).transpose()?;
     let reporter = Arc::new(Reporter::new(out.is_json()));
     let (stop, stopped) = watch::channel(false);
-    let drilled = on_runtime(async {
+    let end = if args.scratch { Duration::from_millis(SCRATCH_END_MS) } else { Duration::ZERO };
+    let drilled = on_runtime_within(end, async {
         tokio::select! {
+            // Listening comes first: a signal before it ends the process, and leaves a scratch node's directory.
+            biased;
+            () = interrupted(&stop, &reporter, args.scratch) => Err(CliError::surroundings("interrupted twice")
+                .with_hint(if args.scratch {
+                    "the scratch node is taken down, with its drill and its directory"
+                } else {
+                    "the node ends the drill by itself; `frostkeep drill end` ends it now"
+                })),
             report = drill(args, &reporter, stopped) => report,
-            () = interrupted(&stop, &reporter) => Err(CliError::surroundings("interrupted twice")
-                .with_hint("the node ends the drill by itself; `frostkeep drill end` ends it now")),
         }
     });
     reporter.clear();
@@ -161,13 +176,17 @@ fn outage(args: &OutageArgs, out: &Output) -> Result<(), CliError> {
 }
 
 /// The first interrupt ends the drill, the second the command.
-async fn interrupted(stop: &watch::Sender<bool>, reporter: &Reporter) {
-    if tokio::signal::ctrl_c().await.is_err() {
-        return std::future::pending().await;
-    }
+async fn interrupted(stop: &watch::Sender<bool>, reporter: &Reporter, scratch: bool) {
+    // One listener for both: what comes between two of them is nobody's.
+    let Ok(mut interrupts) = signal(SignalKind::interrupt()) else { return std::future::pending().await };
+    interrupts.recv().await;
     stop.send_replace(true);
-    reporter.note("the drill is ended; once more leaves without waiting for the node");
-    let _ = tokio::signal::ctrl_c().await;
+    reporter.note(if scratch {
+        "the drill is ended; once more takes the scratch node down without a report"
+    } else {
+        "the drill is ended; once more leaves without waiting for the node"
+    });
+    interrupts.recv().await;
 }
 
 async fn drill(args: &OutageArgs, reporter: &Arc<Reporter>, stop: watch::Receiver<bool>) -> Result<Report, CliError> {
@@ -195,7 +214,7 @@ async fn drill(args: &OutageArgs, reporter: &Arc<Reporter>, stop: watch::Receive
     if let Some(target) = args.local.target()? {
         let remote = Remote::new(&target.client, None, None);
         let why = "the Unix socket asks for no rounds: --node does, with a roster and a key";
-        let drilled = remote.describe(&target.name).await.map_err(|error| failed(&target.name, &error))?;
+        let drilled = remote.describe(&target.name).await.map_err(|error| failed_here(&target.name, &error))?;
         let danger_live_traffic = args.danger_live_traffic;
         let drilled = Drilled { no_rounds: Some(why.to_owned()), danger_live_traffic, ..drilled };
         let course = Course { stand: Arc::new(remote), plan, clock, tell, stop };
@@ -279,8 +298,22 @@ fn scratch_tokens(args: &OutageArgs) -> Result<(Vec<TokenConfig>, usize), CliErr
 }
 
 fn not_begun(name: &str, error: &CourseError) -> CliError {
-    let refused = failed(name, &error.error);
-    match error.error.reason() {
+    let error = match error {
+        CourseError::Call { error, .. } => error,
+        CourseError::TokenAway(_) => {
+            return CliError::surroundings(format!("{name}: {error}"))
+                .with_hint("nothing was begun: bring the token back, or take it out of the node's configuration");
+        }
+        CourseError::TooShort { least_ms, .. } => {
+            return CliError::usage(format!("{name}: {error}"))
+                .with_hint(format!("nothing was begun: --seconds {}", least_ms.div_ceil(1_000)));
+        }
+        CourseError::Interrupted => {
+            return CliError::surroundings(format!("{name}: {error}")).with_hint("run it again");
+        }
+    };
+    let refused = failed(name, error);
+    match error.reason() {
         Some(Reason::LiveTraffic) => refused.with_hint(
             "wait until it is quiet; --danger-live-traffic drills all the same, and refuses fresh rounds of others meanwhile",
         ),
@@ -301,7 +334,9 @@ fn no_scratch(error: &ScratchError) -> CliError {
     match error {
         ScratchError::Create(error) => CliError::refused(error.reason(), text).with_hint(token),
         ScratchError::Open(error) => CliError::refused(error.reason(), text).with_hint(token),
-        ScratchError::Config(error) => CliError::usage(text).caused_by(error),
+        ScratchError::Config(error) => {
+            CliError::usage(text).caused_by(error).with_hint("mend --uri, --env or the [[token]] of the configuration")
+        }
         ScratchError::Directory(error) => {
             CliError::surroundings(text).caused_by(error).with_hint("TMPDIR names the directory for temporary files")
         }
@@ -326,6 +361,7 @@ struct Row {
 }
 
 fn end(args: EndArgs, out: &Output) -> Result<(), CliError> {
+    let here = args.nodes.is_here();
     let work = async {
         let ask = |client: Client| async move { client.end_drill(None).await };
         Ok(ask_all(args.nodes.targets()?, ask).await)
@@ -351,5 +387,8 @@ fn end(args: EndArgs, out: &Output) -> Result<(), CliError> {
             }
         }
     }
-    all_done(&answers)
+    match answers.as_slice() {
+        [(node, Err(error))] if here => Err(failed_here(node, error)),
+        _ => all_done(&answers),
+    }
 }

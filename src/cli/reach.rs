@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -25,7 +26,7 @@ pub(super) const TRIED_MS_MAX: u64 = 5_000;
 /// # Errors
 /// Those of `work`; `interrupted` says what is left then.
 pub fn block_on<T>(work: impl Future<Output = Result<T, CliError>>, interrupted: &str) -> Result<T, CliError> {
-    on_runtime(async {
+    on_runtime_within(Duration::ZERO, async {
         tokio::select! {
             outcome = work => outcome,
             _ = tokio::signal::ctrl_c() => Err(CliError::surroundings("interrupted").with_hint(interrupted)),
@@ -33,13 +34,16 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, CliError>>, interrupted:
     })
 }
 
-/// The same for work that hears of interrupts itself.
-pub(super) fn on_runtime<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T, CliError> {
+/// The same for work that hears of interrupts itself. What is left of it has `end` to go.
+pub(super) fn on_runtime_within<T>(
+    end: Duration,
+    work: impl Future<Output = Result<T, CliError>>,
+) -> Result<T, CliError> {
     let built = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = built.map_err(|error| CliError::surroundings("no threads for the network").caused_by(&error))?;
     let outcome = runtime.block_on(work);
-    // A look-up of a name that hangs must not hold the end.
-    runtime.shutdown_background();
+    // A look-up of a name that hangs must not hold the end. What tasks hold is dropped with them.
+    runtime.shutdown_timeout(end);
     outcome
 }
 
@@ -133,7 +137,7 @@ impl LocalArgs {
             }
             (None, None) => return Ok(None),
         };
-        let client = Client::connect(&Endpoint::Socket(path)).map_err(|error| failed(&name, &error))?;
+        let client = Client::connect(&Endpoint::Socket(path)).map_err(|error| failed_here(&name, &error))?;
         Ok(Some(Target { name, client }))
     }
 }
@@ -163,6 +167,11 @@ pub struct Target {
 }
 
 impl NodeArgs {
+    /// Whether a node on this machine is meant.
+    pub fn is_here(&self) -> bool {
+        self.local.socket.is_some() || self.local.config.is_some()
+    }
+
     /// The nodes that are meant. Must be called on the runtime.
     ///
     /// # Errors
@@ -235,6 +244,15 @@ pub fn failed(node: &str, error: &ClientError) -> CliError {
         ClientError::Nonsense(_) => {
             CliError::surroundings(text).with_hint("is it a node of this interface, and of a version that fits?")
         }
+    }
+}
+
+/// The same for a node on this machine, that is asked by its Unix socket.
+pub fn failed_here(node: &str, error: &ClientError) -> CliError {
+    match error {
+        ClientError::Unreachable(_) => CliError::refused(Reason::PeerUnreachable, format!("{node}: {error}"))
+            .with_hint("is the node up, and may this user reach its Unix socket?"),
+        ClientError::Refused(_) | ClientError::Nonsense(_) => failed(node, error),
     }
 }
 

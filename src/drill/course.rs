@@ -13,7 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::observed::{Observed, Replays, RoundsSeen};
 use super::prepared::{Answers, Prepared, replay, told};
 use super::session::{Answer, Rounds, next_of};
-use super::stand::{Seat, Stand};
+use super::stand::{Seat, Seen, SeenToken, Stand};
 use super::watch::{Notes, look};
 use crate::client::{ClientError, DrillBegun, DrillOrder};
 use crate::ids::DrillId;
@@ -43,16 +43,42 @@ pub struct Plan {
 
 /// Why nothing was drilled.
 #[derive(Debug, thiserror::Error)]
-#[error("{step}: {error}")]
-pub struct CourseError {
-    /// What was tried.
-    pub step: &'static str,
-    /// What came of it.
-    pub error: ClientError,
+pub enum CourseError {
+    /// A call to a node.
+    #[error("{step}: {error}")]
+    Call {
+        /// What was tried.
+        step: &'static str,
+        /// What came of it.
+        error: ClientError,
+    },
+    /// A token is away while others serve: what is away already shows nothing of a drill, and hides what becomes of it.
+    #[error("a token is away before the drill: {}", .0.join("; "))]
+    TokenAway(Vec<String>),
+    /// A duration in which a sound node cannot show the outage.
+    #[error("{kind} for {asked_ms} ms is too short for this node's deadlines: at least {least_ms} ms show it")]
+    TooShort {
+        /// The kind.
+        kind: DrillKind,
+        /// What was asked.
+        asked_ms: u64,
+        /// The least.
+        least_ms: u64,
+    },
+    /// Somebody wanted no drill any more.
+    #[error("interrupted before the drill: nothing was begun")]
+    Interrupted,
 }
 
 fn at(step: &'static str) -> impl FnOnce(ClientError) -> CourseError {
-    move |error| CourseError { step, error }
+    move |error| CourseError::Call { step, error }
+}
+
+/// Refuses a node of whose tokens one is away. A node that is not ready refuses by itself, and says more.
+fn check_tokens(seen: &Seen) -> Result<(), CourseError> {
+    let away = seen.tokens.iter().filter(|token| seen.ready && seen.drill.is_none() && !token.is_there());
+    let away: Vec<String> = away.map(SeenToken::trouble).collect();
+    if away.is_empty() { Ok(()) } else { Err(CourseError::TokenAway(away)) }
 }
 
 /// The course over one node.
@@ -76,6 +102,7 @@ impl<S: Stand> Course<S> {
     /// [`CourseError`] when the first does not begin; what was seen before a later one does not is kept.
     pub async fn run(&self) -> Result<(Vec<Observed>, Option<CourseError>), CourseError> {
         let mut seen = Vec::new();
+        self.check_duration().await?;
         for kind in &self.plan.kinds {
             match self.one(*kind).await {
                 Ok(observed) => {
@@ -92,6 +119,17 @@ impl<S: Stand> Course<S> {
         Ok((seen, None))
     }
 
+    /// Before the first kind: whoever asks for all of them hears of the last one's least before anything is done.
+    async fn check_duration(&self) -> Result<(), CourseError> {
+        let Some(times) = self.stand.look().await.map_err(at("the node's status"))?.times else { return Ok(()) };
+        let (asked_ms, rounds) = (self.plan.duration_ms, self.plan.seat.is_some());
+        let needed = self.plan.kinds.iter().filter_map(|kind| Some((times.least_ms(*kind, rounds)?, *kind)));
+        match needed.max() {
+            Some((least_ms, kind)) if asked_ms < least_ms => Err(CourseError::TooShort { kind, asked_ms, least_ms }),
+            _ => Ok(()),
+        }
+    }
+
     fn stopped(&self) -> bool {
         *self.stop.borrow()
     }
@@ -101,12 +139,16 @@ impl<S: Stand> Course<S> {
         entropy::os().fill_bytes(&mut id);
         let drill = DrillId::new(id);
         let before = self.stand.look().await.map_err(at("the node's status"))?;
+        check_tokens(&before)?;
         let mut rounds = match &self.plan.seat {
             Some(seat) => Some(self.prepare(seat, &drill).await?),
             None => None,
         };
         if self.stopped() {
-            return Err(self.give_up(&rounds, &drill, ClientError::Unreachable("interrupted".into())).await);
+            if let Some(prepared) = rounds {
+                prepared.rounds.close().await;
+            }
+            return Err(CourseError::Interrupted);
         }
         let order = DrillOrder {
             drill,
@@ -208,6 +250,7 @@ impl<S: Stand> Course<S> {
         let limit_ms = self.plan.duration_ms.saturating_add(GRACE_MS);
         if let Some(prepared) = prepared {
             let first = prepared.rounds.ask(&prepared.first).await;
+            notes.first_answered();
             notes.note(format!("the round asked for as it began: {}", told(&first)));
             let pending = first.refused().is_some_and(|problem| problem.pending);
             let again = if pending { Some(prepared.rounds.ask(&prepared.first).await) } else { None };
@@ -215,6 +258,8 @@ impl<S: Stand> Course<S> {
             prepared.answers =
                 Some(Answers { first, again, fresh: Vec::new(), own: None, untouched: None, waiting: None });
         }
+        // Without rounds the drill is long enough for the node's own call.
+        notes.first_answered();
         loop {
             if notes.over_ms().is_some() || notes.since_ms() > limit_ms {
                 notes.note("the drill is over");

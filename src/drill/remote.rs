@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use frostkeep_hsm::config::Deadlines;
+use frostkeep_hsm::drill::Times;
 use tokio::time::timeout;
 
 use super::report::Drilled;
-use super::stand::{Counts, Freezes, Seat, Seen, SeenOutage, Stand};
+use super::stand::{Counts, Freezes, Seat, Seen, SeenOutage, SeenToken, Stand};
 use crate::client::view::{GroupPhase, KeyGroupInfo, NodeStatus};
 use crate::client::{Client, ClientError, DrillBegun, DrillOrder, Network, Patience, ServedRound};
 use crate::engine::{CommitRequest, SessionRequest, SignRequest};
@@ -157,10 +159,20 @@ fn seen(status: NodeStatus) -> Seen {
     let provider = status.message.provider.unwrap_or_default();
     let counters = status.message.counters.unwrap_or_default();
     let refused = |counts: Vec<v1::RefusalCount>| counts.into_iter().map(|one| (one.reason, one.count)).collect();
+    let times = (provider.call_ms > 0).then(|| Times {
+        deadlines: Deadlines { call_ms: provider.call_ms, ..Deadlines::default() },
+        health_interval_ms: provider.health_interval_ms,
+        backoff_ms_max: 0,
+    });
+    let outage = |outage: v1::Outage| SeenOutage { class: outage.class, detail: outage.detail };
+    let token =
+        |token: v1::TokenStatus| SeenToken { name: token.name, state: token.state, outage: token.outage.map(outage) };
     Seen {
         ready: status.message.ready,
         state: provider.state,
-        outage: provider.outage.map(|outage| SeenOutage { class: outage.class, detail: outage.detail }),
+        outage: provider.outage.map(outage),
+        tokens: provider.tokens.into_iter().map(token).collect(),
+        times,
         drill: status.drill,
         counts: Counts {
             rounds_fresh: counters.rounds_fresh,

@@ -15,7 +15,7 @@ use frostkeep_hsm::clock::{Clock, SystemClock};
 use frostkeep_hsm::config::{ConfigError, TokenConfig};
 use frostkeep_hsm::drill::{DrillSwitch, NotBegun};
 use frostkeep_hsm::entropy;
-use frostkeep_hsm::health::ProviderState;
+use frostkeep_hsm::health::{Outage, ProviderState};
 use frostkeep_hsm::provider::KeyProvider;
 use frostkeep_hsm::tokens::Tokens;
 use rand_core::RngCore;
@@ -23,7 +23,7 @@ use tempfile::TempDir;
 
 use self::port::Seats;
 use super::report::Drilled;
-use super::stand::{Counts, Freezes, Seat, Seen, SeenOutage, Stand};
+use super::stand::{Counts, Freezes, Seat, Seen, SeenOutage, SeenToken, Stand};
 use crate::ceremony::{CeremonyError, Driver, Node as Holder, Pace};
 use crate::client::{ClientError, DrillBegun, DrillOrder, DrillView, ServedRound, TokenView};
 use crate::engine::{Caller, CommitRequest, Engine, Refusal, Role, RoundReply, SessionRequest, SignRequest};
@@ -33,7 +33,7 @@ use crate::keygen::Parameters;
 use crate::node::{Node, NodeConfig, Phase, init};
 use crate::policy::SigningPolicy;
 use crate::reasons::Reason;
-use crate::store::{CreateError, OpenError, Strength, Tuning};
+use crate::store::{CreateError, OpenError, Strength, TokenStatus, Tuning};
 use crate::wire::status::{Problem, later_status, refusal_status, status};
 
 /// Seats of the scratch key; all of them sign.
@@ -107,12 +107,13 @@ impl Scratch {
         let provider = Tokens::from_config(configs, min_wraps, &node_config.clock)?;
         let drills = provider.drills();
         let drills = drills.ok_or_else(|| ScratchError::NotReady("the key provider plays no outage".into()))?;
+        // The directory goes with the node: whoever waits for it may be gone meanwhile.
         let node = tokio::task::spawn_blocking(move || {
             let mut provider: Box<dyn KeyProvider> = Box::new(provider);
             init(&node_config, provider.as_mut())?;
-            Ok::<_, ScratchError>(Node::start(node_config, provider)?)
+            Ok::<_, ScratchError>((Node::start(node_config, provider)?, directory))
         });
-        let node = node.await.map_err(|error| ScratchError::NotReady(error.to_string()))??;
+        let (node, directory) = node.await.map_err(|error| ScratchError::NotReady(error.to_string()))??;
         let engine = opened(&node, &clock).await?;
         let caller = Caller {
             name: user(),
@@ -150,19 +151,44 @@ impl Scratch {
     }
 }
 
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // A call that is played would hold the node's end.
+        self.drills.end(None);
+    }
+}
+
 /// Who runs this process.
 fn user() -> String {
     let uid = std::fs::metadata("/proc/self").map(|own| own.uid());
     uid.map_or_else(|_| "local user".to_owned(), |uid| format!("uid {uid}"))
 }
 
-/// The engine, once identity and epoch are durable.
+const fn state_name(state: ProviderState) -> &'static str {
+    match state {
+        ProviderState::Starting => "starting",
+        ProviderState::Ready => "ready",
+        ProviderState::Suspect => "suspect",
+        ProviderState::Out => "out",
+        ProviderState::Probing => "probing",
+        ProviderState::Fenced => "fenced",
+    }
+}
+
+fn seen_outage(outage: &Outage) -> SeenOutage {
+    SeenOutage { class: outage.class.name().into(), detail: outage.detail.clone() }
+}
+
+/// The engine, once identity and epoch are durable, and each token has been tried: which of them are there is known then.
 async fn opened(node: &Node, clock: &SystemClock) -> Result<Engine, ScratchError> {
     let limit = clock.now().plus(OPENING_MS_MAX);
     loop {
         match node.phase() {
             Phase::Open(engine) if engine.node_identity().is_ok() && engine.status().admits_work() => {
-                return Ok(engine);
+                let tried = |token: &TokenStatus| token.health.state != ProviderState::Starting;
+                if engine.status().tokens.iter().all(tried) || clock.now() > limit {
+                    return Ok(engine);
+                }
             }
             Phase::Failed(error) => return Err(ScratchError::NotReady(error.to_string())),
             Phase::Sealed { error, .. } if clock.now() > limit => {
@@ -212,20 +238,17 @@ fn problem(status: &tonic::Status) -> ClientError {
 impl Stand for Scratch {
     async fn look(&self) -> Result<Seen, ClientError> {
         let (status, tally) = (self.engine.status(), self.engine.tally());
-        let state = match status.health.state {
-            ProviderState::Starting => "starting",
-            ProviderState::Ready => "ready",
-            ProviderState::Suspect => "suspect",
-            ProviderState::Out => "out",
-            ProviderState::Probing => "probing",
-            ProviderState::Fenced => "fenced",
+        let token = |token: &TokenStatus| SeenToken {
+            name: token.health.name.clone(),
+            state: state_name(token.health.state).into(),
+            outage: token.health.outage.as_ref().map(seen_outage),
         };
-        let outage = status.health.outage.as_ref();
-        let outage = outage.map(|it| SeenOutage { class: it.class.name().into(), detail: it.detail.clone() });
         Ok(Seen {
             ready: status.admits_work(),
-            state: state.into(),
-            outage,
+            state: state_name(status.health.state).into(),
+            outage: status.health.outage.as_ref().map(seen_outage),
+            tokens: status.tokens.iter().map(token).collect(),
+            times: Some(*self.drills.times()),
             drill: self.drills.on().map(|drill| self.view(&drill)),
             counts: Counts {
                 rounds_fresh: tally.rounds_fresh,

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use frostkeep_hsm::clock::SystemClock;
+use tokio::time::sleep;
 
 use super::stand::{Seat, Stand};
 use crate::client::{ClientError, ServedRound};
@@ -16,6 +18,10 @@ use crate::ids::{DrillId, Member, RoundId, SessionId};
 use crate::reasons::Reason;
 use crate::roast::SignedRound;
 use crate::wire::status::Problem;
+
+/// How often a node that has no token is asked to end the session, and the pause between.
+const ABORT_TRIES: u32 = 5;
+const ABORT_PAUSE: Duration = Duration::from_millis(300);
 
 /// What came of a request, and how long it took.
 #[derive(Debug, Clone)]
@@ -189,13 +195,26 @@ impl<S: Stand> Rounds<S> {
         served.round == attempt.round && self.setting.is_valid(&signed)
     }
 
+    /// A node that was ready a moment ago may be healing still: what is left open there waits for somebody else to end it.
+    async fn abort(&self, member: Member, request: &SessionRequest) -> Result<(), ClientError> {
+        let mut tries = 1;
+        loop {
+            let Err(error) = self.stand.abort(member, request).await else { return Ok(()) };
+            if error.reason() != Some(Reason::KeyProviderUnavailable) || tries == ABORT_TRIES {
+                return Err(error);
+            }
+            tries += 1;
+            sleep(ABORT_PAUSE).await;
+        }
+    }
+
     /// Ends the session on every node that has heard of it. Its nonces are wiped there.
     pub(super) async fn close(&self) -> Closed {
         let request = SessionRequest { session: self.session().clone(), key_group: self.setting.key_group() };
         let mut closed = Closed::default();
         for member in std::iter::once(&self.member).chain(self.others.keys()) {
             closed.told += 1;
-            let Err(error) = self.stand.abort(*member, &request).await else { continue };
+            let Err(error) = self.abort(*member, &request).await else { continue };
             // Without a round there is no session, and its nonces are wiped all the same.
             let ended = [Reason::SessionUnknown, Reason::SessionAborted, Reason::SessionClosed];
             if !error.reason().is_some_and(|reason| ended.contains(&reason)) {

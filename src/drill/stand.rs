@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 
-use frostkeep_hsm::drill::MARK;
+use frostkeep_hsm::drill::{MARK, Times};
 
 use crate::client::{ClientError, DrillBegun, DrillOrder, DrillView, ServedRound};
 use crate::engine::{CommitRequest, SessionRequest, SignRequest};
@@ -45,6 +45,33 @@ impl SeenOutage {
     }
 }
 
+/// One of the node's tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenToken {
+    /// Its configured name.
+    pub name: String,
+    /// State of its outage machine.
+    pub state: String,
+    /// Its outage, if there is one.
+    pub outage: Option<SeenOutage>,
+}
+
+impl SeenToken {
+    /// Whether it would answer.
+    pub fn is_there(&self) -> bool {
+        matches!(self.state.as_str(), "ready" | "suspect")
+    }
+
+    /// What is wrong with it, with its name.
+    pub fn trouble(&self) -> String {
+        let Self { name, state, outage } = self;
+        match outage {
+            Some(SeenOutage { class, detail }) => format!("token {name}: {class}: {detail}"),
+            None => format!("token {name}: {state}"),
+        }
+    }
+}
+
 /// Counters of the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -73,10 +100,38 @@ pub struct Seen {
     pub state: String,
     /// The outage, if there is one.
     pub outage: Option<SeenOutage>,
+    /// Each of its tokens: those that are away while others serve are in no outage of the node's.
+    pub tokens: Vec<SeenToken>,
+    /// The times of its tokens that say how long a drill has to last; none where the node does not tell.
+    pub times: Option<Times>,
     /// The drill that is on.
     pub drill: Option<DrillView>,
     /// Its counters.
     pub counts: Counts,
+}
+
+impl Seen {
+    /// Whether it would take fresh work, and each of its tokens is there.
+    pub fn is_whole(&self) -> bool {
+        self.ready && self.tokens.iter().all(SeenToken::is_there)
+    }
+
+    /// The outages that no drill plays. The detail of the node's own begins as that of its first token does, with the others behind.
+    pub fn real_outages(&self) -> Vec<String> {
+        let real = |outage: &SeenOutage| !outage.is_drilled();
+        let of_tokens = self.tokens.iter().filter(|token| token.outage.as_ref().is_some_and(real));
+        let mut told: Vec<String> = of_tokens.map(SeenToken::trouble).collect();
+        if let Some(outage) = self.outage.as_ref().filter(|outage| told.is_empty() && real(outage)) {
+            told.push(format!("{}: {}", outage.class, outage.detail));
+        }
+        told
+    }
+
+    /// The classes of the outages that a drill plays, at any of its tokens.
+    pub fn drilled_classes(&self) -> impl Iterator<Item = &str> {
+        let of_tokens = self.tokens.iter().filter_map(|token| token.outage.as_ref());
+        self.outage.iter().chain(of_tokens).filter(|outage| outage.is_drilled()).map(|outage| outage.class.as_str())
+    }
 }
 
 /// Whether a key group is frozen, and by what.

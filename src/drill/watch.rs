@@ -35,13 +35,15 @@ pub struct Sight {
     pub problem: Option<String>,
     /// The classes of the outages that were seen, those that a drill plays.
     pub classes: BTreeSet<String>,
-    /// The details of outages that no drill plays.
+    /// The outages that no drill plays: of which token, class and detail.
     pub real: BTreeSet<String>,
     /// The drill, as the status told of it.
     pub told: Option<DrillView>,
+    /// Whether the first round has its answer: until a call that hangs has met its deadline, a node is ready that is not sound.
+    pub first_answered: bool,
     /// When the status told of it no more.
     pub over_ms: Option<u64>,
-    /// When, from then on, it was ready first.
+    /// When, from then on, it was ready first, with all of its tokens.
     pub ready_ms: Option<u64>,
     /// What changed, and when.
     pub timeline: Vec<Event>,
@@ -80,6 +82,10 @@ impl Notes {
         self.sight().clone()
     }
 
+    pub(super) fn first_answered(&self) {
+        self.sight().first_answered = true;
+    }
+
     pub(super) fn over_ms(&self) -> Option<u64> {
         self.sight().over_ms
     }
@@ -88,30 +94,39 @@ impl Notes {
         self.sight().ready_ms
     }
 
-    fn saw(&self, seen: &Seen, last: &mut (String, Option<String>), drill: &DrillId) {
+    fn saw(&self, seen: &Seen, last: &mut String, drill: &DrillId) {
         let now_ms = self.since_ms();
         let mut sight = self.sight();
-        match &seen.outage {
-            Some(outage) if outage.is_drilled() => drop(sight.classes.insert(outage.class.clone())),
-            Some(outage) => drop(sight.real.insert(format!("{}: {}", outage.class, outage.detail))),
-            None => {}
-        }
+        sight.classes.extend(seen.drilled_classes().map(str::to_owned));
+        sight.real.extend(seen.real_outages());
         match &seen.drill {
             Some(told) if told.drill == *drill => sight.told = Some(told.clone()),
             _ if sight.over_ms.is_none() => sight.over_ms = Some(now_ms),
             _ => {}
         }
-        if sight.over_ms.is_some() && sight.ready_ms.is_none() && seen.ready {
+        if sight.over_ms.is_some() && sight.first_answered && sight.ready_ms.is_none() && seen.is_whole() {
             sight.ready_ms = Some(now_ms);
         }
         drop(sight);
-        let now = (seen.state.clone(), seen.outage.as_ref().map(|outage| outage.detail.clone()));
+        let now = told(seen);
         if now != *last {
-            let detail = seen.outage.as_ref().map(|outage| format!(", {}: {}", outage.class, outage.detail));
-            self.note(format!("key provider {}{}", now.0, detail.unwrap_or_default()));
+            self.note(now.as_str());
             *last = now;
         }
     }
+}
+
+/// The key provider in a line. Its outage tells of every token that is away; without one, those that are away are named.
+fn told(seen: &Seen) -> String {
+    let mut told = format!("key provider {}", seen.state);
+    if let Some(outage) = &seen.outage {
+        told.push_str(&format!(", {}: {}", outage.class, outage.detail));
+        return told;
+    }
+    for token in seen.tokens.iter().filter(|token| seen.tokens.len() > 1 && !token.is_there()) {
+        told.push_str(&format!(", {}", token.trouble()));
+    }
+    told
 }
 
 /// Looks at the node until told to stop.
@@ -123,7 +138,7 @@ pub(super) fn look<S: Stand>(
 ) -> JoinHandle<()> {
     let (stand, notes) = (Arc::clone(stand), notes.clone());
     tokio::spawn(async move {
-        let mut last = ("ready".to_owned(), None);
+        let mut last = "key provider ready".to_owned();
         while !*stop.borrow() {
             let seen = stand.look().await;
             notes.sight().asked += 1;

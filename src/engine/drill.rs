@@ -3,6 +3,7 @@
 //! It is a tagged hash as that of a [trial](super::trial), under a tag of its own, over key group and drill. A drill has one session,
 //! which its end aborts; the tombstone keeps the same drill from being opened again, and few can be open at one time.
 
+use super::caller::{Caller, Role};
 use super::refusal::Refusal;
 use super::request::Subject;
 use super::state::KeyGroup;
@@ -53,4 +54,13 @@ pub(crate) fn check_drill_room(group: &KeyGroup, session: &SessionId) -> Result<
         what: "open drill sessions of the key group",
         limit: DRILL_SESSIONS_OPEN_MAX as u64,
     })
+}
+
+/// Opens a drill's session for an admin alone: each leaves a tombstone, and no approved transaction limits their number. What is open
+/// goes on for every coordinator, as any session does.
+pub(crate) fn check_drill_caller(group: &KeyGroup, caller: &Caller, session: &SessionId) -> Result<(), Refusal> {
+    if !is_drill_session(session) || group.sessions.contains_key(session) {
+        return Ok(());
+    }
+    caller.require(&[Role::Admin])
 }

@@ -12,7 +12,7 @@ use super::checks::{
     parse_context,
 };
 use super::core::{Core, Env, Flight, FlightKey, FlightState, encode, ended, not_durable, stop_reason};
-use super::drill::check_drill_room;
+use super::drill::{check_drill_caller, check_drill_room};
 use super::nonces::NoncePair;
 use super::record::{Record, RoundBody};
 use super::refusal::Refusal;
@@ -148,7 +148,7 @@ impl Core {
             self.note_serve(env, &request.key_group, &request.session, &question.context);
             return Ok(SignStep::Serve(round, current));
         }
-        self.admit_fresh(env, question, authorised)
+        self.admit_fresh(env, caller, question, authorised)
     }
 
     /// Steps 2 to 4 on the durable view.
@@ -167,6 +167,7 @@ impl Core {
     fn admit_fresh(
         &mut self,
         env: &Env<'_>,
+        caller: &Caller,
         question: &SignQuestion<'_>,
         authorised: Option<&Authorised>,
     ) -> Result<SignStep, Refusal> {
@@ -188,6 +189,7 @@ impl Core {
             }
             return Ok(SignStep::Wait(round.position));
         }
+        check_drill_caller(group, caller, &request.session)?;
         if let Some(step) = self.join(question)? {
             return Ok(step);
         }

@@ -95,6 +95,8 @@ impl Shared {
         if let (Some(provider), Some(drills)) = (&mut reply.provider, &self.drills) {
             provider.drill = drills.on().map(|drill| drill_message(&drill, now));
             provider.outages_drilled = drills.outages();
+            let times = drills.times();
+            (provider.call_ms, provider.health_interval_ms) = (times.deadlines.call_ms, times.health_interval_ms);
         }
         reply.counters = Some(counters(&tally, &records, &seen));
         reply.connections = Some(connections(&seen));
@@ -172,6 +174,8 @@ fn provider(health: &Health, tokens: &[TokenStatus], now: Millis) -> v1::Provide
         drill: None,
         outages_drilled: 0,
         tokens: tokens.iter().map(|token| one_token(token, now)).collect(),
+        call_ms: 0,
+        health_interval_ms: 0,
     }
 }
 

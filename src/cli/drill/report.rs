@@ -12,7 +12,11 @@ pub(super) struct Kept(PathBuf);
 impl Kept {
     /// The file at this path. Looked at before anything is drilled: a report that cannot be kept is better known then.
     pub(super) fn at(path: &Path) -> Result<Self, CliError> {
-        let taken = files::is_taken(path).map_err(|error| unusable(path, &error))?;
+        let taken = files::is_taken(path).map_err(|error| {
+            CliError::surroundings(format!("a report at {} cannot be made", path.display()))
+                .caused_by(&error)
+                .with_hint("nothing was drilled: name a file in a directory that you may write to")
+        })?;
         if taken {
             return Err(CliError::usage(format!("{} exists: a report is never replaced", path.display()))
                 .with_hint("name another file"));

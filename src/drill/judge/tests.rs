@@ -137,6 +137,29 @@ fn each_thing_that_is_not_as_it_has_to_be_is_a_line_that_is_not_met() {
         (|it| rounds(it).during.same = 49, &[REPLAYS]),
         (|it| rounds(it).during = Replays::default(), &[REPLAYS, "how long that takes"]),
         (|it| rounds(it).during.took_us.fill(250_001), &["how long that takes"]),
+        // Half a call deadline, once among so many that no percentile shows it.
+        (
+            |it| {
+                rounds(it).during =
+                    Replays { took_us: [vec![600; 199], vec![1_000_000]].concat(), same: 200, ..Replays::default() }
+            },
+            &["how long that takes"],
+        ),
+        // A call deadline so short that a wait for it is shorter than what people notice.
+        (
+            |it| {
+                it.begun.slow_ms = 100;
+                rounds(it).during.took_us.fill(100_001);
+            },
+            &["how long that takes"],
+        ),
+        (
+            |it| {
+                it.begun.slow_ms = 100;
+                rounds(it).fresh[1].took_us = 100_001;
+            },
+            &[FRESH],
+        ),
         (|it| rounds(it).first = served(1), &[FIRST]),
         (|it| rounds(it).first = lost(), &[FIRST]),
         (|it| rounds(it).first = refused(Reason::KeyProviderUnavailable, Some("usage"), 2), &[FIRST]),
@@ -182,6 +205,40 @@ fn each_thing_that_is_not_as_it_has_to_be_is_a_line_that_is_not_met() {
     }
     let all: std::collections::BTreeSet<&str> = judge(&good(DrillKind::Hang)).iter().map(|line| line.what).collect();
     assert_eq!(named, all, "every line was seen not to be met");
+}
+
+#[test]
+fn a_machine_that_is_slow_by_itself_is_not_taken_for_a_token_that_hangs() {
+    let mut observed = good(DrillKind::Hang);
+    let took_us = [vec![600; 199], vec![1_500_000]].concat();
+    rounds(&mut observed).during = Replays { took_us, same: 200, ..Replays::default() };
+    assert_eq!(unmet(&observed), ["how long that takes"]);
+    let mut stalled = observed.clone();
+    rounds(&mut stalled).during.stalled_us = 300_000;
+    assert_eq!(unmet(&stalled), [""; 0], "the command itself stood still");
+    rounds(&mut observed).before.took_us[7] = 800_000;
+    assert_eq!(unmet(&observed), [""; 0], "so slow before");
+}
+
+#[test]
+fn what_is_said_to_be_expected_is_the_limit_that_is_applied() {
+    // The text of a line, the limit in it, and how a time is set.
+    type Limit = (&'static str, u64, fn(&mut Observed, u64));
+    let limits: [Limit; 3] = [
+        (FIRST, 4_000, |it, ms| rounds(it).first.took_us = ms * 1_000),
+        ("the end of the drill", 12_000, |it, ms| it.sight.over_ms = Some(ms)),
+        ("the node afterwards", 32_000, |it, ms| it.ready_after_ms = Some(ms)),
+    ];
+    for (what, limit_ms, set) in limits {
+        for (ms, met) in [(limit_ms, true), (limit_ms + 1, false)] {
+            let mut observed = good(DrillKind::Hang);
+            set(&mut observed, ms);
+            let lines = judge(&observed);
+            let line = lines.iter().find(|line| line.what == what).unwrap();
+            assert_eq!(line.met, met, "{what}: {ms}");
+            assert!(line.expected.contains(&format!("{limit_ms} ms")), "{}", line.expected);
+        }
+    }
 }
 
 #[test]
