@@ -115,6 +115,10 @@ fn checked(token: &InContainer) -> Value {
     for (name, value) in token.environment() {
         command.arg("--env").arg(format!("{name}={value}"));
     }
+    // Enough to see that it works; the table takes what a check takes by itself.
+    if std::env::var_os("FROSTKEEP_CHECK_OUT").is_none() {
+        command.args(["--samples", "20"]);
+    }
     let out = command.stdin(Stdio::null()).output().unwrap();
     assert!(out.status.success(), "{}: {}", out.status, String::from_utf8_lossy(&out.stderr));
     let mut report: Value = serde_json::from_slice(&out.stdout).unwrap();
