@@ -467,7 +467,7 @@ async fn a_drill_of_the_least_duration_passes_and_one_below_it_begins_nothing() 
     config.deadlines.call_ms = 1_000;
     let stand = Arc::new(Scratch::make(&[config], 1).await.unwrap());
     let seat = stand.seat().clone();
-    for (kind, least_ms) in [(DrillKind::Hang, 1_300), (DrillKind::Slow, 1_300)] {
+    for (kind, least_ms) in [(DrillKind::Hang, 1_300), (DrillKind::Slow, 2_300)] {
         let refused = course(&stand, &seat, kind, least_ms - 1).run().await.unwrap_err();
         assert!(matches!(refused, CourseError::TooShort { least_ms: least, .. } if least == least_ms), "{refused}");
         assert!(stand.look().await.unwrap().drill.is_none(), "nothing was begun");

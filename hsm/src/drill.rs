@@ -142,8 +142,8 @@ impl Times {
     pub const fn least_ms(&self, kind: DrillKind, rounds: bool) -> Option<u64> {
         let call_ms = match kind {
             DrillKind::Hang => self.deadlines.call_ms,
-            // One that is late may be in line behind another.
-            DrillKind::Slow if rounds => self.deadlines.call_ms,
+            // A seal asks twice, and one that is late may be in line behind another.
+            DrillKind::Slow if rounds => self.deadlines.call_ms.saturating_mul(2),
             DrillKind::Slow => return None,
             DrillKind::Unplug | DrillKind::Crash | DrillKind::Pin if rounds => return None,
             DrillKind::Unplug | DrillKind::Crash | DrillKind::Pin => 0,
@@ -369,7 +369,7 @@ mod tests {
         let times = switch.times();
         assert_eq!((times.deadlines.call_ms, times.health_interval_ms), (2_000, 5_000));
         assert_eq!(times.least_ms(DrillKind::Hang, true), Some(2_300));
-        assert_eq!(times.least_ms(DrillKind::Slow, true), Some(2_300));
+        assert_eq!(times.least_ms(DrillKind::Slow, true), Some(4_300));
         assert_eq!(times.least_ms(DrillKind::Unplug, true), None);
         assert_eq!(times.least_ms(DrillKind::Hang, false), Some(7_300));
         assert_eq!(times.least_ms(DrillKind::Pin, false), Some(5_300));
