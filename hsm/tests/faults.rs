@@ -227,7 +227,8 @@ fn slots_that_never_come_to_an_end_are_an_outage_at_the_deadline() {
 fn a_changed_pin_lifts_the_latch_of_every_credential_code() {
     let mut bench = Bench::patient();
     let (_, codes) = CODES.iter().find(|(class, _)| *class == Class::Credential).unwrap();
-    for (code, name) in *codes {
+    // A token that is locked looks at no PIN, and latches none.
+    for (code, name) in codes.iter().filter(|(_, name)| *name != "CKR_PIN_LOCKED") {
         bench.write_pin("another-pin");
         let plan = [first_fault(OPENING[0].first[0]), first_fault(("C_Login", 0, *code))];
         bench.shim.set(&plan).unwrap();

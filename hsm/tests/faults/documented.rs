@@ -222,6 +222,8 @@ fn rule(kind: Kind, class: Class, when: When) -> End {
 /// Codes that mean something else at one site.
 fn exception(site: &Site, code: &str, when: When) -> Option<End> {
     match (site.name, code, when) {
+        // A locked token looks at no PIN: nothing is latched.
+        _ if is_locked(site, code) => Some(End::Fenced(OutageClass::Credential)),
         // Benign after a finalisation. If it is not true, the next call says so.
         ("initialize", ALREADY_INITIALIZED, When::After) => Some(End::Nothing),
         ("initialize", ALREADY_INITIALIZED, When::Before) => Some(End::Out(OutageClass::Module)),
@@ -237,6 +239,10 @@ fn exception(site: &Site, code: &str, when: When) -> Option<End> {
         (_, _, When::Before) if tells_attributes(site, code) => Some(End::Out(OutageClass::Integrity)),
         _ => None,
     }
+}
+
+fn is_locked(site: &Site, code: &str) -> bool {
+    matches!(site.kind, Kind::Login) && code == "CKR_PIN_LOCKED"
 }
 
 fn tells_attributes(site: &Site, code: &str) -> bool {
@@ -262,6 +268,7 @@ fn told(site: &Site, code: &str, when: When) -> String {
             "attributes: answer_malformed".to_owned()
         }
         _ if tells_attributes(site, code) => "find: answers_differ".to_owned(),
+        _ if is_locked(site, code) => format!("{}: pin_locked", site.function),
         _ => format!("{}: {code}", site.function),
     }
 }
