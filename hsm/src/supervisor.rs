@@ -115,7 +115,7 @@ impl Supervisor {
 
     /// One request, one answer, within `deadline`. A missed deadline, an ended pipe and an answer out of turn all end the agent.
     pub(crate) fn call(&mut self, request: &Request, tail: &[u8], deadline: Duration) -> Result<Answer, TokenError> {
-        let operation = operation(request);
+        let operation = request.operation();
         let Some(agent) = self.agent.as_ref() else {
             return Err(TokenError::new(FaultClass::Module, operation, "agent_not_running", ""));
         };
@@ -207,21 +207,6 @@ fn kill_group(child: &Child) {
 
 fn pid(child: &Child) -> Option<Pid> {
     i32::try_from(child.id()).ok().map(Pid::from_raw)
-}
-
-fn operation(request: &Request) -> &'static str {
-    match request {
-        Request::Hello { .. } => "start",
-        Request::Connect { .. } => "connect",
-        Request::Login { .. } => "login",
-        Request::Find { .. } => "find",
-        Request::Derive { .. } => "derive",
-        Request::CreateKey { .. } => "create_key",
-        Request::Play { call, .. } => call.name(),
-        Request::Delay { .. } => "delay",
-        Request::Examine(request) => request.operation(),
-        Request::Anchor(request) => request.act.operation(),
-    }
 }
 
 fn start(command: &AgentCommand, environment: &BTreeMap<String, String>) -> io::Result<Agent> {

@@ -437,23 +437,6 @@ fn two_keys_of_one_name_are_refused() {
     assert!(outage.detail.contains("2 keys match"), "{outage:?}");
 }
 
-/// Sets a flag of every secret key on the token, in the files where SoftHSM keeps them: attribute, kind (1 is a flag), value.
-fn set_flag(bench: &Bench, attribute: u64, value: bool) {
-    let (away, mut set) = (bench.directory.path().join("away"), 0);
-    bench.token.take_objects(&away).unwrap();
-    for file in fs::read_dir(&away).unwrap().map(|file| file.unwrap().path()) {
-        let mut bytes = fs::read(&file).unwrap();
-        let head = [attribute.to_be_bytes(), 1u64.to_be_bytes()].concat();
-        if let Some(at) = bytes.windows(head.len()).position(|window| window == head) {
-            bytes[at + head.len()] = u8::from(value);
-            set += 1;
-        }
-        fs::write(&file, bytes).unwrap();
-    }
-    assert_eq!(set, 1);
-    bench.token.put_objects(&away).unwrap();
-}
-
 #[test]
 fn a_key_that_became_extractable_is_an_outage_of_the_operator_and_is_not_provisioned() {
     const SENSITIVE: u64 = 0x103;
@@ -461,7 +444,7 @@ fn a_key_that_became_extractable_is_an_outage_of_the_operator_and_is_not_provisi
     for (attribute, name, good) in [(SENSITIVE, "CKA_SENSITIVE", true), (EXTRACTABLE, "CKA_EXTRACTABLE", false)] {
         let bench = bench();
         let keys = ready(&bench.config).keys();
-        set_flag(&bench, attribute, !good);
+        bench.token.set_flag(attribute, !good).unwrap();
         for required in [&keys[..], &[]] {
             let mut provider = provider(&bench.config);
             provider.require(required);
@@ -472,7 +455,7 @@ fn a_key_that_became_extractable_is_an_outage_of_the_operator_and_is_not_provisi
         }
         let refused = init(&bench.config, CreateKey::IfAbsent, Box::new(os()));
         assert!(matches!(refused, Err(ProvisionError::Extractable { .. })), "{refused:?}");
-        set_flag(&bench, attribute, good);
+        bench.token.set_flag(attribute, good).unwrap();
         ready(&bench.config);
     }
 }

@@ -98,6 +98,24 @@ pub enum Request {
     Anchor(AnchorRequest),
 }
 
+impl Request {
+    /// Its name in errors.
+    pub const fn operation(&self) -> &'static str {
+        match self {
+            Self::Hello { .. } => "start",
+            Self::Connect { .. } => "connect",
+            Self::Login { .. } => "login",
+            Self::Find { .. } => "find",
+            Self::Derive { .. } => "derive",
+            Self::CreateKey { .. } => "create_key",
+            Self::Play { call, .. } => call.name(),
+            Self::Delay { .. } => "delay",
+            Self::Examine(request) => request.operation(),
+            Self::Anchor(request) => request.act.operation(),
+        }
+    }
+}
+
 /// An outage that the agent plays.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PlayedOutage {

@@ -242,7 +242,7 @@ fn a_module_that_only_a_new_process_brings_back_is_not_usable() {
 fn attributes_that_differ_by_how_they_are_asked_for_are_not_believed() {
     const EXTRACTABLE: u64 = 0x162;
     let bench = bench();
-    crate::set_flag(&bench, EXTRACTABLE, true);
+    bench.token.set_flag(EXTRACTABLE, true).unwrap();
     let report = lied_to(&bench, &[plan("find", None, 0, ALWAYS, Lie::NotExtractable)]);
     assert_eq!((weighty(&report), report.verdict), (vec![Code::KeyAttributesDiffer], Verdict::NotUsable));
 }

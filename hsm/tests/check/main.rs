@@ -251,23 +251,6 @@ fn without_writes_the_token_s_directory_is_never_touched() {
     assert_ne!(changed(), before);
 }
 
-/// Sets a flag of every secret key on the token, in the files where SoftHSM keeps them: attribute, kind (1 is a flag), value.
-fn set_flag(bench: &Bench, attribute: u64, value: bool) {
-    let (away, mut set) = (bench.directory.path().join("away"), 0);
-    bench.token.take_objects(&away).unwrap();
-    for file in fs::read_dir(&away).unwrap().map(|file| file.unwrap().path()) {
-        let mut bytes = fs::read(&file).unwrap();
-        let head = [attribute.to_be_bytes(), 1u64.to_be_bytes()].concat();
-        if let Some(at) = bytes.windows(head.len()).position(|window| window == head) {
-            bytes[at + head.len()] = u8::from(value);
-            set += 1;
-        }
-        fs::write(&file, bytes).unwrap();
-    }
-    assert_eq!(set, 1);
-    bench.token.put_objects(&away).unwrap();
-}
-
 #[test]
 fn a_key_that_is_or_was_exposed_is_told_from_one_that_is_guarded() {
     const SENSITIVE: u64 = 0x103;
@@ -283,7 +266,7 @@ fn a_key_that_is_or_was_exposed_is_told_from_one_that_is_guarded() {
         (LOCAL, false, Code::KeyImported, Verdict::UsableWithWarnings),
     ] {
         let bench = bench();
-        set_flag(&bench, attribute, bad);
+        bench.token.set_flag(attribute, bad).unwrap();
         let report = bench.check(QUICK);
         assert_eq!((weighty(&report), report.verdict), (vec![code], verdict), "{attribute:#x}: {:#?}", report.findings);
         let refused = verdict == Verdict::NotUsable;

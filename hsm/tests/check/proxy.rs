@@ -73,7 +73,7 @@ pub fn lying(config: &TokenConfig, directory: &Path, plans: &[Plan]) -> TokenCon
     environment.insert(JOURNAL.to_owned(), journal.display().to_string());
     environment.insert("FROSTKEEP_TEST_AGENT".to_owned(), real.display().to_string());
     // The test runner prints to stdout, where the pipe is.
-    let script = "exec 3>&1 >/dev/null; exec \"$0\" --exact --ignored --nocapture proxy::an_agent_that_lies";
+    let script = "exec 3>&1 >/dev/null; exec \"$0\" --exact --ignored --nocapture proxy::an_agent_for_another_test";
     let itself = std::env::current_exe().unwrap().display().to_string();
     let arguments = vec!["-c".to_owned(), script.to_owned(), itself];
     TokenConfig { environment, agent: Some(AgentCommand { program: "/bin/sh".into(), arguments }), ..config.clone() }
@@ -91,7 +91,7 @@ pub fn told(directory: &Path) -> usize {
 /// Not a law: the agent that lies.
 #[test]
 #[ignore = "started by another test"]
-fn an_agent_that_lies() {
+fn an_agent_for_another_test() {
     let Ok(plan) = std::env::var(PLAN) else { return };
     let plans: Vec<Read> = serde_json::from_str(&plan).unwrap();
     let journal = std::env::var(JOURNAL).unwrap();
@@ -108,8 +108,8 @@ fn an_agent_that_lies() {
         if let Request::Hello { parent, .. } = &mut request {
             *parent = std::process::id();
         }
-        let lie = lie_about(&plans, &journal, operation(&request), &seen);
-        seen.push(operation(&request));
+        let lie = lie_about(&plans, &journal, request.operation(), &seen);
+        seen.push(request.operation());
         match lie {
             Some(Lie::Crash) => std::process::exit(9),
             Some(Lie::Hang) => loop {
@@ -175,21 +175,6 @@ impl Read {
         let Some(since) = since else { return false };
         let before = asked.iter().skip(since).filter(|name| **name == self.operation).count();
         operation == self.operation && (self.skip..self.skip.saturating_add(self.count)).contains(&before)
-    }
-}
-
-fn operation(request: &Request) -> &'static str {
-    match request {
-        Request::Hello { .. } => "start",
-        Request::Connect { .. } => "connect",
-        Request::Login { .. } => "login",
-        Request::Find { .. } => "find",
-        Request::Derive { .. } => "derive",
-        Request::CreateKey { .. } => "create_key",
-        Request::Play { call, .. } => call.name(),
-        Request::Delay { .. } => "delay",
-        Request::Examine(request) => request.operation(),
-        Request::Anchor(request) => request.act.operation(),
     }
 }
 
